@@ -1,0 +1,210 @@
+"""What goes to and comes from the store: calls, outcomes, records, and the errors that say what their catcher must do."""
+
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from feature_store.keys import SEEN_SETS_PER_HOUR
+
+HOUR_MS: Final = 3_600_000
+NO_WATERMARK: Final = int(np.iinfo(np.int64).min)
+HEADER_BYTES: Final = 16  # of features, state and scores: an int64 position and eight bytes that say whose numbers follow
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class StoreUnusable(Exception):
+    """Redis can't serve this namespace as it is; the message says what to change."""
+
+
+class StoreRolledBack(Exception):
+    """Redis forgot what it had acknowledged; end the process, the next assignment rewinds to what Redis still knows."""
+
+    def __init__(self, shard: int, source: str, expected: int | None, found: int) -> None:
+        self.shard, self.source, self.expected, self.found = shard, source, expected, found
+        super().__init__(
+            f"shard {shard}, source {source}: expected next offset {expected}, Redis says {found if found >= 0 else 'nothing'}"
+        )
+
+
+class OwnerLost(Exception):
+    """Another forecast worker owns the shard; drop everything that was computed for it."""
+
+    def __init__(self, shard: int) -> None:
+        self.shard = shard
+        super().__init__(f"shard {shard} has another owner")
+
+
+class StoreSettings(Protocol):
+    """What of the settings fixes a namespace."""
+
+    @property
+    def redis(self) -> str: ...
+    @property
+    def redis_address(self) -> str: ...
+    @property
+    def namespace(self) -> str: ...
+    @property
+    def shards(self) -> int: ...
+    @property
+    def tile_ms(self) -> int: ...
+    @property
+    def step_ms(self) -> int: ...
+    @property
+    def timezone(self) -> str: ...
+    @property
+    def currency(self) -> str | None: ...
+    @property
+    def tile_retention_ms(self) -> int: ...
+    @property
+    def step_retention_ms(self) -> int: ...
+    @property
+    def dedup_ms(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyCall:
+    """The next records of one source, folded for one shard: what one atomic call counts."""
+
+    shard: int
+    source: str
+    expected: int | None  # next offset that Redis should hold; None: nothing was ever counted
+    next_offset: int
+    watermark_ms: int  # the source's, after the last of these records; NO_WATERMARK: none yet
+    products: list[str] = field(default_factory=list)  # (p,) touched
+    oldest_sent_at_ms: list[int] = field(default_factory=list)  # (p,)
+    newest_event_ms: list[int] = field(default_factory=list)  # (p,)
+    cell_product: npt.NDArray[np.int64] | None = None  # (k,) index into products
+    cell_tile: npt.NDArray[np.int64] | None = None  # (k,)
+    deltas: npt.NDArray[np.float64] | None = None  # (k, N_MEASURES) integers
+    event_hash: npt.NDArray[np.int64] | None = None  # (e,) distinct
+    event_hour: npt.NDArray[np.int64] | None = None  # (e,) of event time
+
+    def pack(self, tiles_per_step: int, tile_ms: int, keep_tiles: int, keep_steps: int, seen_hours: int) -> bytes:
+        """The call as `apply.lua` reads it; only measures that occur travel."""
+        columns: list[int] = []
+        values: list[int] = []
+        tiles: list[int] = []
+        if self.cell_tile is not None and self.deltas is not None and len(self.cell_tile):
+            occurring = np.flatnonzero(self.deltas.any(axis=0))
+            columns = (occurring + 1).tolist()  # Lua counts from 1
+            values = self.deltas[:, occurring].astype(np.int64).ravel().tolist()
+            tiles = self.cell_tile.tolist()
+        return _encode(
+            {
+                "source": self.source,
+                "expected": -1 if self.expected is None else self.expected,
+                "next_offset": self.next_offset,
+                "watermark": False if self.watermark_ms == NO_WATERMARK else self.watermark_ms,
+                "products": self.products,
+                "oldest_sent": self.oldest_sent_at_ms,
+                "newest_event": self.newest_event_ms,
+                "cell_product": [] if self.cell_product is None else (self.cell_product + 1).tolist(),
+                "cell_tile": tiles,
+                "columns": columns,
+                "values": values,
+                "hashes": self._seen_groups(),
+                "tiles_per_step": tiles_per_step,
+                "keep_tiles": keep_tiles,
+                "keep_steps": keep_steps,
+                "first_hour": min(tiles) * tile_ms // HOUR_MS if tiles else 0,
+                "seen_hours": seen_hours,
+            }
+        )
+
+    def _seen_groups(self) -> list[list[int]]:
+        """`[hour, set, hash, hash, …]` per set of remembered event ids."""
+        if self.event_hash is None or self.event_hour is None or not len(self.event_hash):
+            return []
+        sets = self.event_hash % SEEN_SETS_PER_HOUR
+        order = np.lexsort((self.event_hash, sets, self.event_hour))
+        hours, sets, hashes = self.event_hour[order], sets[order], self.event_hash[order]
+        starts = np.flatnonzero(np.r_[True, (hours[1:] != hours[:-1]) | (sets[1:] != sets[:-1])])
+        bounds = [*starts.tolist(), len(hashes)]
+        ids, of_hour, of_set = hashes.tolist(), hours[starts].tolist(), sets[starts].tolist()
+        return [[of_hour[i], of_set[i], *ids[bounds[i] : bounds[i + 1]]] for i in range(len(starts))]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    sequence: int
+    corrected: int  # cells that changed steps which the forecaster has already consumed
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    event_hashes: list[int]  # fold again without them
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    next_offset: int  # somebody counted up to here; drop the records below, fold the rest
+    watermark_ms: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    found: int  # next offset that Redis holds; -1: nothing
+
+
+Outcome = Applied | Seen | Ahead | RolledBack
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a shard has counted a source."""
+
+    next_offset: int | None
+    watermark_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardView:
+    """What `take` says of an owned shard; times in epoch ms."""
+
+    shard: int
+    sequence: int
+    closed_step: int | None
+    watermarks: dict[str, int]
+    idle: dict[str, int]
+    dirty: list[tuple[str, int]]  # product, sequence of its last change; oldest change first
+    serving_since: list[int | None]  # per dirty product: real time at which its oldest unserved event was sent
+    live: int
+    outbox: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProductRecord:
+    """What is stored of a product for forecasting; empty bytes where nothing is."""
+
+    features: bytes
+    state: bytes
+    scores: bytes
+    alerts: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ProductCommit:
+    """What the forecaster decided for one product. `last_step` < `first_step`: no step closes, features and state stay."""
+
+    product: str
+    expected_features: bytes  # header as read, b"" where there was none
+    expected_scores: bytes
+    first_step: int
+    last_step: int
+    features: bytes
+    state: bytes
+    scores: bytes
+    dirty_since_ms: int | None  # real time; None: nothing to publish
+    alerts: bytes | None  # None: as stored; b"": none open
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The commit wrote nothing: these products' records are not those that were read."""
+
+    products: list[str]

@@ -1,0 +1,453 @@
+"""The one module that talks to Redis. Each script is atomic over the keys of one shard; what it promises stands at its head."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from importlib.resources import files
+from typing import Any, Final, Self, TypeVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import redis.asyncio
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from feature_store.calls import (
+    HEADER_BYTES,
+    HOUR_MS,
+    NO_WATERMARK,
+    Ahead,
+    Applied,
+    ApplyCall,
+    Outcome,
+    OwnerLost,
+    Position,
+    ProductCommit,
+    ProductRecord,
+    RolledBack,
+    Seen,
+    ShardView,
+    Stale,
+    StoreSettings,
+    StoreUnusable,
+)
+from feature_store.keys import SEEN_SETS_PER_HOUR, Keys
+from feature_store.measures import MEASURES, N_MEASURES
+
+# A Redis that restarts loads its snapshot within seconds; one away for longer is an outage, and the worker should end and be seen to end.
+OUTAGE_S: Final = 30.0
+READ_CHUNK: Final = 512  # products a pipelined read: replies of a few MB at most
+
+_SCRIPTS: Final = ("apply", "take", "commit", "settle", "close", "evict", "skip")
+_tile_decoder = msgspec.msgpack.Decoder(list[float])
+_encode = msgspec.msgpack.Encoder().encode
+
+T = TypeVar("T")
+Sums = dict[int, npt.NDArray[np.float64]]  # tile or step index → (N_MEASURES,) integers
+
+
+class FeatureStore:
+    """One namespace in Redis. Safe to share between tasks of one event loop."""
+
+    def __init__(self, client: redis.asyncio.Redis, settings: StoreSettings) -> None:
+        self.keys = Keys(settings.namespace)
+        self._redis: Any = client  # replies are bytes here (decode_responses off), which redis-py's own types cannot say
+        self._settings = settings
+        self._tiles_per_step = settings.step_ms // settings.tile_ms
+        self.keep_tiles = -(-settings.tile_retention_ms // settings.step_ms)  # in steps, rounded up
+        self.keep_steps = -(-settings.step_retention_ms // settings.step_ms)
+        self._seen_hours = -(-settings.dedup_ms // HOUR_MS)
+        source = {name: files("feature_store").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8") for name in _SCRIPTS}
+        self._source = source
+        self._sha = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in source.items()}
+
+    @classmethod
+    async def open(cls, settings: StoreSettings, *, feature_spec: str | None = None) -> Self:
+        """Connect, check that Redis can serve (version, eviction policy), and that the namespace was made with these settings.
+
+        Raises StoreUnusable.
+        """
+        client = redis.asyncio.Redis.from_url(settings.redis, socket_timeout=30, socket_connect_timeout=5, health_check_interval=15)
+        store = cls(client, settings)
+        try:
+            await store._check_server()
+            await store._check_meta(feature_spec)
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            await client.aclose()
+            raise StoreUnusable(
+                f"Redis at {settings.redis_address} does not answer ({error}); is it running, and is TRENDCAST_REDIS_URL right?"
+            ) from error
+        except BaseException:
+            await client.aclose()
+            raise
+        return store
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def _check_server(self) -> None:
+        server: dict[str, Any] = await self._redis.info("server")
+        version = tuple(int(part) for part in str(server["redis_version"]).split(".")[:2])
+        if version < (6, 2):
+            raise StoreUnusable(f"Redis {server['redis_version']} is too old: 6.2 or newer is needed")
+        policy = str((await self._redis.info("memory")).get("maxmemory_policy", "noeviction"))
+        if policy != "noeviction":
+            raise StoreUnusable(f"Redis evicts keys (maxmemory-policy {policy}), which would lose sums: set maxmemory-policy noeviction")
+
+    async def _check_meta(self, feature_spec: str | None) -> None:
+        s = self._settings
+        wanted = {
+            "shards": str(s.shards),
+            "tile_ms": str(s.tile_ms),
+            "step_ms": str(s.step_ms),
+            "timezone": s.timezone,
+            "currency": s.currency or "",
+            "measures": ",".join(MEASURES),
+        }
+        if feature_spec is not None:
+            wanted["feature_spec"] = feature_spec
+        pipe = self._redis.pipeline(transaction=True)
+        for name, value in wanted.items():
+            pipe.hsetnx(self.keys.meta, name, value)
+        pipe.hgetall(self.keys.meta)
+        found = {name.decode(): value.decode() for name, value in (await pipe.execute())[-1].items()}
+        for name, value in wanted.items():
+            if found[name] != value:
+                raise StoreUnusable(
+                    f"namespace {s.namespace!r} was made with {name}={found[name]!r}, this worker says {value!r}: "
+                    "use the settings it was made with, or another TRENDCAST_NAMESPACE and replay into it"
+                )
+
+    # ---- running scripts
+
+    async def _patiently(self, run: Callable[[], Awaitable[T]]) -> T:
+        """Repeat `run` while Redis is away, for at most OUTAGE_S. Everything that goes through here may be run twice."""
+        deadline = time.monotonic() + OUTAGE_S
+        delay = 0.05
+        while True:
+            try:
+                return await run()
+            except (RedisConnectionError, RedisTimeoutError):
+                if time.monotonic() + delay > deadline:
+                    raise
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 1.0)
+
+    async def _evaluate(self, script: str, calls: Sequence[tuple[int, Sequence[Any]]]) -> list[Any]:
+        """Run `script` once per (shard, arguments), pipelined; replies in order. Loads the script where Redis has forgotten it."""
+
+        async def run() -> Any:
+            replies: list[Any] = [None] * len(calls)
+            pending = list(range(len(calls)))
+            while pending:
+                pipe = self._redis.pipeline(transaction=False)
+                for i in pending:
+                    shard, arguments = calls[i]
+                    pipe.evalsha(self._sha[script], 1, self.keys.offsets(shard), self.keys.shard(shard), *arguments)
+                forgotten = []
+                for i, reply in zip(pending, await pipe.execute(raise_on_error=False), strict=True):
+                    if isinstance(reply, NoScriptError):
+                        forgotten.append(i)
+                    elif isinstance(reply, RedisError):
+                        raise reply
+                    replies[i] = reply
+                if forgotten:
+                    await self._redis.script_load(self._source[script])
+                pending = forgotten
+            return replies
+
+        return await self._patiently(run)
+
+    # ---- ingest
+
+    async def apply(self, calls: Sequence[ApplyCall]) -> list[Outcome]:
+        """Count each call, or say why not; outcomes in order. Each call's `expected` must be what its predecessor leaves."""
+        tile_ms, seen_hours = self._settings.tile_ms, self._seen_hours
+        packed = [(c.shard, (c.pack(self._tiles_per_step, tile_ms, self.keep_tiles, self.keep_steps, seen_hours),)) for c in calls]
+        return [_outcome(reply) for reply in await self._evaluate("apply", packed)]
+
+    async def register_sources(self, sources: Mapping[str, str], *, retire: Iterable[str] = ()) -> None:
+        """Expect these sources (source → `topic/partition`) from now on; stop expecting those in `retire`."""
+        gone = list(retire)
+
+        async def run() -> None:
+            pipe = self._redis.pipeline(transaction=True)
+            if sources:
+                pipe.hset(self.keys.sources, mapping=dict(sources))
+            if gone:
+                pipe.hdel(self.keys.sources, *gone)
+            await pipe.execute()
+
+        await self._patiently(run)
+
+    async def sources(self) -> dict[str, str]:
+        """Expected sources: source → `topic/partition`."""
+        found = await self._patiently(lambda: self._redis.hgetall(self.keys.sources))
+        return {name.decode(): value.decode() for name, value in found.items()}
+
+    async def positions(self, shards: Sequence[int], sources: Sequence[str]) -> dict[tuple[int, str], Position]:
+        """How far each shard has counted each source."""
+        if not shards or not sources:
+            return {}
+
+        async def run() -> Any:
+            pipe = self._redis.pipeline(transaction=False)
+            for shard in shards:
+                pipe.hmget(self.keys.offsets(shard), list(sources))
+                pipe.hmget(self.keys.watermarks(shard), list(sources))
+            return await pipe.execute()
+
+        replies = await self._patiently(run)
+        found: dict[tuple[int, str], Position] = {}
+        for i, shard in enumerate(shards):
+            for source, offset, watermark in zip(sources, replies[2 * i], replies[2 * i + 1], strict=True):
+                found[shard, source] = Position(
+                    None if offset is None else int(offset), NO_WATERMARK if watermark is None else int(watermark)
+                )
+        return found
+
+    async def advance_idle(self, shards: Sequence[int], values: Mapping[str, int]) -> None:
+        """Move sources that stand at the end of their logs by the clock: source → epoch ms. Only the owner of a source calls this."""
+        if not values:
+            return
+
+        async def run() -> None:
+            pipe = self._redis.pipeline(transaction=False)
+            for shard in shards:
+                pipe.hset(self.keys.idle(shard), mapping=dict(values))
+            await pipe.execute()
+
+        await self._patiently(run)
+
+    async def closed(self, shards: Sequence[int]) -> dict[int, int | None]:
+        """Last step that each shard has closed (the one before its first, where nothing is closed yet); None: nothing counted."""
+
+        async def run() -> Any:
+            pipe = self._redis.pipeline(transaction=False)
+            for shard in shards:
+                pipe.hget(self.keys.closed(shard), "step")
+            return await pipe.execute()
+
+        return {shard: None if step is None else int(step) for shard, step in zip(shards, await self._patiently(run), strict=True)}
+
+    async def note_gap(self, source: str, first: int, end: int, watermark_ms: int) -> None:
+        """Remember that the records [first, end) of a source are gone uncounted; `watermark_ms`: the source's before the gap."""
+        value = _encode({"source": source, "first": first, "end": end, "watermark_ms": watermark_ms})
+        await self._patiently(lambda: self._redis.hset(self.keys.gaps, f"{source}:{first}", value))
+
+    async def gaps(self) -> list[dict[str, Any]]:
+        """Noted gaps: `source, first, end, watermark_ms`."""
+        found = await self._patiently(lambda: self._redis.hgetall(self.keys.gaps))
+        return [msgspec.msgpack.decode(value) for value in found.values()]
+
+    async def skip_to(self, shards: Sequence[int], source: str, next_offset: int) -> int:
+        """Accept that records below `next_offset` are gone, in every shard; returns how many the shard that was furthest behind skips."""
+        return max(int(n) for n in await self._evaluate("skip", [(shard, (source, next_offset)) for shard in shards]))
+
+    # ---- forecasting
+
+    async def claim(self, shards: Sequence[int], token: str) -> None:
+        """Own these shards: from now on a commit with another token is refused."""
+
+        async def run() -> None:
+            pipe = self._redis.pipeline(transaction=False)
+            for shard in shards:
+                pipe.set(self.keys.owner(shard), token)
+            await pipe.execute()
+
+        await self._patiently(run)
+
+    async def take(self, shards: Sequence[int], token: str, limit: int) -> list[ShardView]:
+        """What has to be decided on, per shard. Raises OwnerLost."""
+        views = []
+        for shard, reply in zip(shards, await self._evaluate("take", [(shard, (token, limit)) for shard in shards]), strict=True):
+            if reply is None:
+                raise OwnerLost(shard)
+            sequence, closed, watermarks, idle, dirty, since, live, outbox = reply
+            step = _pairs(closed).get("step")
+            views.append(
+                ShardView(
+                    shard=shard,
+                    sequence=int(sequence),
+                    closed_step=step,
+                    watermarks=_pairs(watermarks),
+                    idle=_pairs(idle),
+                    dirty=[(dirty[i].decode(), int(dirty[i + 1])) for i in range(0, len(dirty), 2)],
+                    serving_since=[int(value) if value else None for value in since],
+                    live=live,
+                    outbox=outbox,
+                )
+            )
+        return views
+
+    async def live(self, shard: int) -> list[tuple[str, int]]:
+        """Products of a shard with the time of their last event, epoch ms, in the order of their names."""
+        found = await self._patiently(lambda: self._redis.zrange(self.keys.live(shard), 0, -1, withscores=True))
+        return sorted((product.decode(), int(score)) for product, score in found)
+
+    async def records(self, products: Sequence[tuple[int, str]]) -> list[ProductRecord]:
+        """What is stored of these (shard, product) for forecasting."""
+        records: list[ProductRecord] = []
+        for start in range(0, len(products), READ_CHUNK):
+            chunk = products[start : start + READ_CHUNK]
+
+            async def run(chunk: Sequence[tuple[int, str]] = chunk) -> Any:
+                pipe = self._redis.pipeline(transaction=False)
+                k = self.keys
+                for shard, name in chunk:
+                    pipe.mget(k.features(shard, name), k.state(shard, name), k.scores(shard, name), k.alerts(shard, name))
+                return await pipe.execute()
+
+            records += [ProductRecord(*(value or b"" for value in reply)) for reply in await self._patiently(run)]
+        return records
+
+    async def tiles(self, wanted: Sequence[tuple[int, str, int, int]]) -> npt.NDArray[np.float64]:
+        """Sums of `count` tiles from `first` per (shard, product, first, count), one count for all; shape (n, count, N_MEASURES)."""
+        count = wanted[0][3] if wanted else 0
+        sums = np.zeros((len(wanted), count, N_MEASURES))
+        for start in range(0, len(wanted), READ_CHUNK):
+            chunk = wanted[start : start + READ_CHUNK]
+
+            async def run(chunk: Sequence[tuple[int, str, int, int]] = chunk) -> Any:
+                pipe = self._redis.pipeline(transaction=False)
+                for shard, name, first, n in chunk:
+                    pipe.hmget(self.keys.tiles(shard, name), list(range(first, first + n)))
+                return await pipe.execute()
+
+            for i, reply in enumerate(await self._patiently(run), start):
+                for j, packed in enumerate(reply):
+                    if packed is not None:
+                        sums[i, j] = _tile_decoder.decode(packed)
+        return sums
+
+    async def first_tiles(self, products: Sequence[tuple[int, str]]) -> list[int | None]:
+        """Oldest tile that is kept of each (shard, product)."""
+
+        async def run() -> Any:
+            pipe = self._redis.pipeline(transaction=False)
+            for shard, name in products:
+                pipe.hkeys(self.keys.tiles(shard, name))
+            return await pipe.execute()
+
+        return [min(map(int, found)) if found else None for found in await self._patiently(run)]
+
+    async def commit(self, shard: int, token: str, products: Sequence[ProductCommit], outbox: Mapping[str, bytes]) -> int | Stale:
+        """Store states, alerts and the messages that follow, all or nothing; returns the shard's sequence, or Stale. Raises OwnerLost."""
+        call = _encode(
+            {
+                "tiles_per_step": self._tiles_per_step,
+                "keep_tiles": self.keep_tiles,
+                "keep_steps": self.keep_steps,
+                "outbox": list(outbox),
+                "products": [
+                    [
+                        p.product,
+                        p.first_step,
+                        p.last_step,
+                        False if p.dirty_since_ms is None else p.dirty_since_ms,
+                        0 if p.alerts is None else (1 if p.alerts else -1),
+                    ]
+                    for p in products
+                ],
+            }
+        )
+        blobs: list[bytes] = []
+        for p in products:
+            blobs += [p.expected_features[:HEADER_BYTES], p.expected_scores[:HEADER_BYTES]]
+            if p.first_step <= p.last_step:
+                blobs += [p.features, p.state]
+            blobs.append(p.scores)
+            if p.alerts:
+                blobs.append(p.alerts)
+        [reply] = await self._evaluate("commit", [(shard, (token, call, *blobs, *outbox.values()))])
+        match reply[0]:
+            case b"committed":
+                return int(reply[1])
+            case b"stale":
+                return Stale([name.decode() for name in reply[1:]])
+            case _:
+                raise OwnerLost(shard)
+
+    async def outbox(self, shard: int) -> dict[str, bytes]:
+        """Messages that are committed but not known to be sent: id → message."""
+        found = await self._patiently(lambda: self._redis.hgetall(self.keys.outbox(shard)))
+        return {name.decode(): value for name, value in found.items()}
+
+    async def settle(self, shard: int, token: str, products: Sequence[tuple[str, int]], outbox: Iterable[str] = ()) -> None:
+        """These forecasts (product, sequence as taken) and outbox messages were sent and confirmed. Raises OwnerLost."""
+        sent = _encode({"products": [part for product in products for part in product], "outbox": list(outbox)})
+        [reply] = await self._evaluate("settle", [(shard, (token, sent))])
+        if not reply:
+            raise OwnerLost(shard)
+
+    async def close_step(self, shard: int, token: str, step: int, watermark_ms: int) -> None:
+        """Every product of the shard has consumed `step`; forget event ids behind the deduplication window. Raises OwnerLost."""
+        seen_from = (watermark_ms - self._settings.dedup_ms) // HOUR_MS
+        while True:
+            [reply] = await self._evaluate("close", [(shard, (token, step, seen_from, SEEN_SETS_PER_HOUR))])
+            if not reply:
+                raise OwnerLost(shard)
+            if reply == 1:
+                return
+
+    async def evict(self, shard: int, token: str, product: str, last_event_ms: int, outbox: Mapping[str, bytes]) -> bool:
+        """Forget a product, unless it was heard of since `last_event_ms`; the messages go to the outbox. Raises OwnerLost."""
+        messages = [part for item in outbox.items() for part in item]
+        [reply] = await self._evaluate("evict", [(shard, (token, product, last_event_ms, *messages))])
+        if reply == b"lost":
+            raise OwnerLost(shard)
+        return bool(reply == b"evicted")
+
+    # ---- reading
+
+    async def history(self, products: Sequence[tuple[int, str]]) -> list[tuple[Sums, Sums, int | None]]:
+        """Per (shard, product): tiles, steps, and the last step that its state has consumed (None: none yet)."""
+
+        async def run() -> Any:
+            pipe = self._redis.pipeline(transaction=True)
+            for shard, name in products:
+                pipe.hgetall(self.keys.tiles(shard, name))
+                pipe.hgetall(self.keys.steps(shard, name))
+                pipe.getrange(self.keys.features(shard, name), 0, 7)
+            return await pipe.execute()
+
+        replies = await self._patiently(run)
+        found = []
+        for i in range(len(products)):
+            tiles, steps, header = replies[3 * i : 3 * i + 3]
+            found.append((_sums(tiles), _sums(steps), int.from_bytes(header, "little", signed=True) if header else None))
+        return found
+
+    async def memory_bytes(
+        self, shard: int, product: str, kinds: Sequence[str] = ("features", "state", "scores", "alerts")
+    ) -> dict[str, int]:
+        """Redis' own account of what a product's keys take, bytes."""
+        pipe = self._redis.pipeline(transaction=False)
+        for kind in kinds:
+            pipe.memory_usage(f"{self.keys.shard(shard)}{kind}:{product}", samples=0)
+        return {kind: int(size or 0) for kind, size in zip(kinds, await pipe.execute(), strict=True)}
+
+
+def _outcome(reply: list[Any]) -> Outcome:
+    match reply[0]:
+        case b"applied":
+            return Applied(int(reply[1]), int(reply[2]))
+        case b"seen":
+            return Seen([int(h) for h in reply[1:]])
+        case b"ahead":
+            return Ahead(int(reply[1]), NO_WATERMARK if reply[2] is None else int(reply[2]), int(reply[3] or 0))
+        case b"rolled_back":
+            return RolledBack(int(reply[1]))
+        case other:
+            raise ResponseError(f"apply answered {other!r}")
+
+
+def _pairs(flat: Sequence[bytes]) -> dict[str, int]:
+    return {flat[i].decode(): int(flat[i + 1]) for i in range(0, len(flat), 2)}
+
+
+def _sums(packed: Mapping[bytes, bytes]) -> Sums:
+    return {int(index): np.array(_tile_decoder.decode(value)) for index, value in packed.items()}

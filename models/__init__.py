@@ -1,0 +1,1 @@
+"""The forecaster and what judges it. Importing this package never loads TensorFlow."""

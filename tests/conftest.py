@@ -1,0 +1,37 @@
+"""Real servers for every test that wants them: one Kafka and one Redis a test session (and a worker of pytest-xdist)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from simulator.embedded import Stack
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The session's servers. Tests that stop or kill servers start their own (`simulator.embedded.Kafka`, `.Redis`)."""
+    with Stack(tmp_path_factory.mktemp("stack")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def kafka(stack: Stack) -> str:
+    """Bootstrap address of the session's broker. Its topics are shared: give yours names of their own."""
+    return stack.kafka.address
+
+
+@pytest.fixture
+def redis_url(stack: Stack) -> str:
+    """URL of the session's Redis, emptied for each test."""
+    with redis.Redis.from_url(stack.redis.url) as client:
+        client.flushall()
+        client.script_flush()
+    return stack.redis.url
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout's root folder."""
+    return Path(__file__).resolve().parents[1]

@@ -1,0 +1,301 @@
+"""The store's scripts on a real Redis: what each outcome leaves behind, and that a refused call writes nothing."""
+
+import struct
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import redis.asyncio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from feature_store.calls import NO_WATERMARK, Ahead, Applied, ApplyCall, OwnerLost, ProductCommit, RolledBack, Seen, Stale, StoreUnusable
+from feature_store.measures import N_MEASURES, ORDERS, REVENUE, UNITS
+from feature_store.store import FeatureStore
+from streaming.settings import HOUR_MS, Settings
+
+SHARD = 3
+SOURCE = "topic-id/0"
+STEP = 490_000  # hours since 1970, some day in 2025
+TILE = STEP * 12
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[FeatureStore]:
+    opened = await FeatureStore.open(Settings(redis_url=redis_url, namespace="t"))
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def raw(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
+    client = redis.asyncio.Redis.from_url(redis_url)
+    yield client
+    await client.aclose()
+
+
+def call(
+    expected: int | None,
+    next_offset: int,
+    *,
+    products: tuple[str, ...] = ("a", "b"),
+    tile: int = TILE,
+    hashes: tuple[int, ...] = (),
+    watermark_ms: int = TILE * 300_000,
+) -> ApplyCall:
+    """Two units and one order of 99.9 for each product in one tile."""
+    deltas = np.zeros((len(products), N_MEASURES))
+    deltas[:, [UNITS, ORDERS, REVENUE]] = 2_000, 1, 999_000
+    return ApplyCall(
+        shard=SHARD,
+        source=SOURCE,
+        expected=expected,
+        next_offset=next_offset,
+        watermark_ms=watermark_ms,
+        products=list(products),
+        oldest_sent_at_ms=[500] * len(products),
+        newest_event_ms=[tile * 300_000 + 1] * len(products),
+        cell_product=np.arange(len(products)),
+        cell_tile=np.full(len(products), tile),
+        deltas=deltas,
+        event_hash=np.array(hashes, dtype=np.int64),
+        event_hour=np.full(len(hashes), STEP, dtype=np.int64),
+    )
+
+
+async def units(store: FeatureStore, product: str = "a") -> float:
+    [(tiles, _, _)] = await store.history([(SHARD, product)])
+    return float(sum(sums[UNITS] for sums in tiles.values()))
+
+
+def header(position: int) -> bytes:
+    return struct.pack("<q8s", position, b"12345678")
+
+
+def close_of(product: str, first: int, last: int, *, before: bytes = b"") -> ProductCommit:
+    return ProductCommit(
+        product=product,
+        expected_features=before and header(first - 1),
+        expected_scores=before,
+        first_step=first,
+        last_step=last,
+        features=header(last) + b"f" * 40,
+        state=header(last) + b"s" * 40,
+        scores=header(last * 12 + 11) + b"c" * 40,
+        dirty_since_ms=700,
+        alerts=None,
+    )
+
+
+async def test_equal_offsets_are_counted_and_a_repetition_is_not(store: FeatureStore) -> None:
+    assert await store.apply([call(None, 5)]) == [Applied(sequence=5, corrected=0)]
+    assert await store.apply([call(5, 8)]) == [Applied(sequence=8, corrected=0)]
+    assert await store.apply([call(5, 8)]) == [Ahead(next_offset=8, watermark_ms=TILE * 300_000, sequence=8)]
+    assert await units(store) == 4_000
+
+
+async def test_a_store_that_forgot_is_noticed_and_left_alone(store: FeatureStore) -> None:
+    await store.apply([call(None, 5)])
+    assert await store.apply([call(7, 9)]) == [RolledBack(found=5)]
+    assert await units(store) == 2_000
+
+
+async def test_an_empty_store_where_counts_are_expected_is_a_rollback(store: FeatureStore) -> None:
+    assert await store.apply([call(7, 9)]) == [RolledBack(found=-1)]
+    assert await units(store) == 0
+
+
+async def test_known_event_ids_come_back_and_nothing_is_written(store: FeatureStore) -> None:
+    largest = 2**53 - 1
+    await store.apply([call(None, 5, hashes=(largest, 7))])
+    [outcome] = await store.apply([call(5, 8, hashes=(7, 9, largest))])
+    assert isinstance(outcome, Seen)
+    assert sorted(outcome.event_hashes) == [7, largest]
+    assert await units(store) == 2_000
+    # an unrelated id of the refused call was not remembered
+    assert await store.apply([call(5, 8, hashes=(9,))]) == [Applied(sequence=8, corrected=0)]
+
+
+async def test_watermarks_only_rise(store: FeatureStore) -> None:
+    await store.apply([call(None, 5, watermark_ms=1_000)])
+    await store.apply([call(5, 6, watermark_ms=500)])
+    assert (await store.positions([SHARD], [SOURCE]))[SHARD, SOURCE].watermark_ms == 1_000
+
+
+async def test_records_without_lines_move_offset_and_watermark_only(store: FeatureStore) -> None:
+    heartbeat = ApplyCall(SHARD, SOURCE, None, 3, 9_000)
+    assert await store.apply([heartbeat]) == [Applied(sequence=3, corrected=0)]
+    position = (await store.positions([SHARD], [SOURCE]))[SHARD, SOURCE]
+    assert (position.next_offset, position.watermark_ms) == (3, 9_000)
+    assert await store.closed([SHARD]) == {SHARD: None}
+
+
+async def test_a_source_never_heard_has_no_position(store: FeatureStore) -> None:
+    position = (await store.positions([SHARD], ["other/1"]))[SHARD, "other/1"]
+    assert position.next_offset is None
+    assert position.watermark_ms == NO_WATERMARK
+
+
+async def test_the_sequence_sums_all_sources_and_repeats_on_a_replay(store: FeatureStore) -> None:
+    await store.apply([call(None, 5)])
+    assert await store.apply([replace(call(None, 40), source="other/1")]) == [Applied(sequence=45, corrected=0)]
+
+
+async def test_closing_rolls_tiles_up_and_marks_what_to_publish(store: FeatureStore) -> None:
+    await store.apply([call(None, 5), call(5, 9, tile=TILE + 3), call(9, 10, tile=TILE + 12)])
+    await store.claim([SHARD], "token")
+    [view] = await store.take([SHARD], "token", 10)
+    await store.settle(SHARD, "token", view.dirty)
+    assert await store.commit(SHARD, "token", [close_of("a", STEP, STEP)], {"alert/1": b"message"}) == 10
+    [(tiles, steps, closed)] = await store.history([(SHARD, "a")])
+    assert closed == STEP
+    assert steps[STEP][UNITS] == 4_000
+    assert set(tiles) == {TILE, TILE + 3, TILE + 12}
+    [view] = await store.take([SHARD], "token", 10)
+    assert (view.dirty, view.serving_since, view.outbox) == ([("a", 10)], [700], 1)
+    assert await store.outbox(SHARD) == {"alert/1": b"message"}
+
+
+async def test_a_commit_on_other_records_than_those_read_writes_nothing(store: FeatureStore) -> None:
+    await store.apply([call(None, 5)])
+    await store.claim([SHARD], "token")
+    await store.commit(SHARD, "token", [close_of("a", STEP, STEP)], {})
+    again = [close_of("b", STEP, STEP), close_of("a", STEP, STEP)]
+    assert await store.commit(SHARD, "token", again, {"alert/2": b"message"}) == Stale(["a"])
+    assert await store.outbox(SHARD) == {}
+    [record] = await store.records([(SHARD, "b")])
+    assert record.features == b""
+
+
+async def test_another_owner_s_commit_is_refused(store: FeatureStore) -> None:
+    await store.apply([call(None, 5)])
+    await store.claim([SHARD], "old")
+    await store.claim([SHARD], "new")
+    with pytest.raises(OwnerLost):
+        await store.commit(SHARD, "old", [close_of("a", STEP, STEP)], {})
+    with pytest.raises(OwnerLost):
+        await store.take([SHARD], "old", 1)
+    with pytest.raises(OwnerLost):
+        await store.settle(SHARD, "old", [("a", 5)])
+    with pytest.raises(OwnerLost):
+        await store.evict(SHARD, "old", "a", 0, {})
+    with pytest.raises(OwnerLost):
+        await store.close_step(SHARD, "old", STEP, 0)
+
+
+async def test_late_events_correct_closed_steps_and_are_counted(store: FeatureStore) -> None:
+    await store.apply([call(None, 5)])
+    await store.claim([SHARD], "token")
+    await store.commit(SHARD, "token", [close_of("a", STEP, STEP)], {})
+    assert await store.apply([call(5, 6)]) == [Applied(sequence=6, corrected=1)]  # b has not closed the step
+    [(tiles, steps, _), (b_tiles, b_steps, _)] = await store.history([(SHARD, "a"), (SHARD, "b")])
+    assert (tiles[TILE][UNITS], steps[STEP][UNITS]) == (4_000, 4_000)
+    assert (b_tiles[TILE][UNITS], b_steps) == (4_000, {})
+
+
+async def test_old_tiles_and_steps_go_when_a_step_closes(store: FeatureStore) -> None:
+    await store.apply([call(None, 5)])
+    await store.claim([SHARD], "token")
+    await store.commit(SHARD, "token", [close_of("a", STEP, STEP)], {})
+    kept = store.keep_tiles
+    later = close_of("a", STEP + 1, STEP + kept, before=header(STEP * 12 + 11))
+    assert await store.commit(SHARD, "token", [later], {}) == 5
+    [(tiles, steps, _)] = await store.history([(SHARD, "a")])
+    assert tiles == {}
+    assert steps[STEP][UNITS] == 2_000
+    far = close_of("a", STEP + kept + 1, STEP + store.keep_steps, before=header((STEP + kept) * 12 + 11))
+    assert await store.commit(SHARD, "token", [far], {}) == 5
+    assert (await store.history([(SHARD, "a")]))[0][1] == {}
+
+
+async def test_what_changed_since_it_was_taken_stays_dirty(store: FeatureStore) -> None:
+    await store.apply([call(None, 5)])
+    await store.claim([SHARD], "token")
+    [view] = await store.take([SHARD], "token", 10)
+    await store.apply([replace(call(5, 6, products=("a",)), oldest_sent_at_ms=[900])])
+    await store.settle(SHARD, "token", view.dirty)
+    [after] = await store.take([SHARD], "token", 10)
+    assert after.dirty == [("a", 6)]
+    assert after.serving_since == [900]  # not 500: the older change was served
+
+
+async def test_a_crash_before_settling_keeps_the_older_sending_time(store: FeatureStore) -> None:
+    await store.apply([call(None, 5, products=("a",))])
+    await store.claim([SHARD], "token")
+    await store.take([SHARD], "token", 10)
+    await store.apply([replace(call(5, 6, products=("a",)), oldest_sent_at_ms=[900])])
+    await store.claim([SHARD], "next owner")
+    [view] = await store.take([SHARD], "next owner", 10)
+    assert view.serving_since == [500]
+
+
+async def test_event_ids_are_forgotten_behind_the_window(store: FeatureStore, raw: redis.asyncio.Redis) -> None:
+    await store.apply([call(None, 5, hashes=tuple(range(100)))])
+    await store.claim([SHARD], "token")
+    assert await raw.keys("*seen:*")
+    await store.close_step(SHARD, "token", STEP, (STEP + 1) * HOUR_MS)
+    assert await raw.keys("*seen:*")
+    await store.close_step(SHARD, "token", STEP + 400, (STEP + 401) * HOUR_MS)
+    assert not await raw.keys("*seen:*")
+    assert await store.closed([SHARD]) == {SHARD: STEP + 400}
+
+
+async def test_eviction_rechecks_and_leaves_only_its_messages(store: FeatureStore, raw: redis.asyncio.Redis) -> None:
+    await store.apply([call(None, 5, products=("a",))])
+    await store.claim([SHARD], "token")
+    await store.commit(SHARD, "token", [close_of("a", STEP, STEP)], {})
+    [(_, heard)] = await store.live(SHARD)
+    assert not await store.evict(SHARD, "token", "a", heard - 1, {"tombstone/a": b"x"})
+    assert await store.evict(SHARD, "token", "a", heard, {"tombstone/a": b"x"})
+    assert await store.outbox(SHARD) == {"tombstone/a": b"x"}
+    assert await store.live(SHARD) == []
+    assert not [key for key in await raw.keys("*") if key.endswith(b":a")]
+
+
+async def test_scripts_are_loaded_again_when_redis_forgot_them(store: FeatureStore, raw: redis.asyncio.Redis) -> None:
+    await store.apply([call(None, 5)])
+    await raw.script_flush()
+    assert await store.apply([call(5, 6)]) == [Applied(sequence=6, corrected=0)]
+
+
+async def test_accepting_a_gap_skips_in_every_shard_that_is_behind(store: FeatureStore) -> None:
+    await store.apply([call(None, 5)])
+    assert await store.skip_to([SHARD, SHARD + 1], SOURCE, 9) == 9
+    found = await store.positions([SHARD, SHARD + 1], [SOURCE])
+    assert [position.next_offset for position in found.values()] == [9, 9]
+    assert await store.skip_to([SHARD], SOURCE, 7) == 0
+
+
+async def test_other_settings_than_the_namespace_s_are_refused(store: FeatureStore, redis_url: str) -> None:
+    with pytest.raises(StoreUnusable, match="made with shards='32'"):
+        await FeatureStore.open(Settings(redis_url=redis_url, namespace="t", shards=8))
+
+
+async def test_a_redis_that_evicts_is_refused(raw: redis.asyncio.Redis, redis_url: str) -> None:
+    await raw.config_set("maxmemory-policy", "allkeys-lru")
+    try:
+        with pytest.raises(StoreUnusable, match="noeviction"):
+            await FeatureStore.open(Settings(redis_url=redis_url, namespace="t"))
+    finally:
+        await raw.config_set("maxmemory-policy", "noeviction")
+
+
+async def test_a_redis_that_is_not_there_is_named(unused_tcp_port: int) -> None:
+    with pytest.raises(StoreUnusable, match=f"127.0.0.1:{unused_tcp_port}"):
+        await FeatureStore.open(Settings(redis_url=f"redis://:secret@127.0.0.1:{unused_tcp_port}/0"))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+async def test_any_cut_into_calls_and_any_repetition_gives_the_same_sums(store: FeatureStore, raw: redis.asyncio.Redis, data: st.DataObject) -> None:
+    await raw.flushdb()
+    tiles = data.draw(st.lists(st.integers(TILE, TILE + 30), min_size=1, max_size=12))
+    at: int | None = None
+    for offset, tile in enumerate(tiles):
+        one = call(at, offset + 1, tile=tile)
+        for _ in range(data.draw(st.integers(1, 3))):
+            [outcome] = await store.apply([one])
+            assert isinstance(outcome, Applied | Ahead)
+        at = offset + 1
+    assert await units(store) == 2_000 * len(tiles)
