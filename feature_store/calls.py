@@ -184,7 +184,6 @@ class ProductRecord:
     features: bytes
     state: bytes
     scores: bytes
-    alerts: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +199,6 @@ class ProductCommit:
     state: bytes
     scores: bytes
     dirty_since_ms: int | None  # real time; None: nothing to publish
-    alerts: bytes | None  # None: as stored; b"": none open
 
 
 @dataclass(frozen=True, slots=True)

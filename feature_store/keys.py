@@ -76,6 +76,3 @@ class Keys:
 
     def scores(self, shard: int, product: str) -> str:
         return f"{self.shard(shard)}scores:{product}"
-
-    def alerts(self, shard: int, product: str) -> str:
-        return f"{self.shard(shard)}alerts:{product}"

@@ -41,6 +41,8 @@ from feature_store.measures import MEASURES, N_MEASURES
 OUTAGE_S: Final = 30.0
 READ_CHUNK: Final = 512  # products a pipelined read: replies of a few MB at most
 
+WHOLE_HASH: Final = 24  # tiles a product from which reading its whole hash is cheaper than asking field by field
+
 _SCRIPTS: Final = ("apply", "take", "commit", "settle", "close", "evict", "skip")
 _tile_decoder = msgspec.msgpack.Decoder(list[float])
 _encode = msgspec.msgpack.Encoder().encode
@@ -298,7 +300,7 @@ class FeatureStore:
                 pipe = self._redis.pipeline(transaction=False)
                 k = self.keys
                 for shard, name in chunk:
-                    pipe.mget(k.features(shard, name), k.state(shard, name), k.scores(shard, name), k.alerts(shard, name))
+                    pipe.mget(k.features(shard, name), k.state(shard, name), k.scores(shard, name))
                 return await pipe.execute()
 
             records += [ProductRecord(*(value or b"" for value in reply)) for reply in await self._patiently(run)]
@@ -306,7 +308,11 @@ class FeatureStore:
 
     async def tiles(self, wanted: Sequence[tuple[int, str, int, int]]) -> npt.NDArray[np.float64]:
         """Sums of `count` tiles from `first` per (shard, product, first, count), one count for all; shape (n, count, N_MEASURES)."""
-        count = wanted[0][3] if wanted else 0
+        if not wanted:
+            return np.zeros((0, 0, N_MEASURES))
+        count = wanted[0][3]
+        if count > WHOLE_HASH:
+            return await self._tiles_of_whole_hashes(wanted, count)
         sums = np.zeros((len(wanted), count, N_MEASURES))
         for start in range(0, len(wanted), READ_CHUNK):
             chunk = wanted[start : start + READ_CHUNK]
@@ -323,6 +329,24 @@ class FeatureStore:
                         sums[i, j] = _tile_decoder.decode(packed)
         return sums
 
+    async def _tiles_of_whole_hashes(self, wanted: Sequence[tuple[int, str, int, int]], count: int) -> npt.NDArray[np.float64]:
+        sums = np.zeros((len(wanted), count, N_MEASURES))
+        for start in range(0, len(wanted), READ_CHUNK):
+            chunk = wanted[start : start + READ_CHUNK]
+
+            async def run(chunk: Sequence[tuple[int, str, int, int]] = chunk) -> Any:
+                pipe = self._redis.pipeline(transaction=False)
+                for shard, name, _, _ in chunk:
+                    pipe.hgetall(self.keys.tiles(shard, name))
+                return await pipe.execute()
+
+            for i, reply in enumerate(await self._patiently(run), start):
+                first = wanted[i][2]
+                for field, packed in reply.items():
+                    if 0 <= int(field) - first < count:
+                        sums[i, int(field) - first] = _tile_decoder.decode(packed)
+        return sums
+
     async def first_tiles(self, products: Sequence[tuple[int, str]]) -> list[int | None]:
         """Oldest tile that is kept of each (shard, product)."""
 
@@ -335,7 +359,7 @@ class FeatureStore:
         return [min(map(int, found)) if found else None for found in await self._patiently(run)]
 
     async def commit(self, shard: int, token: str, products: Sequence[ProductCommit], outbox: Mapping[str, bytes]) -> int | Stale:
-        """Store states, alerts and the messages that follow, all or nothing; returns the shard's sequence, or Stale. Raises OwnerLost."""
+        """Store states, scores and the messages that follow, all or nothing; returns the shard's sequence, or Stale. Raises OwnerLost."""
         call = _encode(
             {
                 "tiles_per_step": self._tiles_per_step,
@@ -348,7 +372,6 @@ class FeatureStore:
                         p.first_step,
                         p.last_step,
                         False if p.dirty_since_ms is None else p.dirty_since_ms,
-                        0 if p.alerts is None else (1 if p.alerts else -1),
                     ]
                     for p in products
                 ],
@@ -360,8 +383,6 @@ class FeatureStore:
             if p.first_step <= p.last_step:
                 blobs += [p.features, p.state]
             blobs.append(p.scores)
-            if p.alerts:
-                blobs.append(p.alerts)
         [reply] = await self._evaluate("commit", [(shard, (token, call, *blobs, *outbox.values()))])
         match reply[0]:
             case b"committed":

@@ -1,7 +1,7 @@
 -- Store what the forecaster computed for some products of a shard, with the messages that follow from it: all of it, or nothing.
 -- ARGV: prefix, owner token, call (msgpack), then blobs. The call names the products: {name, first and last step to close (last < first: none), dirty since
--- or false, alerts: -1 delete, 0 keep, 1 store}. Blobs, product after product: expected headers of features and scores, then features and state where a step
--- closes, scores, alerts where stored; last the outbox messages. (cmsgpack knows no binary strings, so those are arguments.)
+-- or false}. Blobs, product after product: expected headers of features and scores, then features and state where a step closes, scores; last the outbox
+-- messages. (cmsgpack knows no binary strings, so those are arguments.)
 -- Returns {'committed', sequence} | {'lost'} (another owner) | {'stale', product, …} (their records are not those that were read; nothing is written).
 local prefix, token, call = ARGV[1], ARGV[2], cmsgpack.unpack(ARGV[3])
 if redis.call('GET', prefix .. 'owner') ~= token then return {'lost'} end
@@ -9,11 +9,11 @@ if redis.call('GET', prefix .. 'owner') ~= token then return {'lost'} end
 -- read and check
 local stale, blob = {}, 4
 for _, product in ipairs(call.products) do
-  local name, first, last, alerts = product[1], product[2], product[3], product[5]
+  local name, first, last = product[1], product[2], product[3]
   if redis.call('GETRANGE', prefix .. 'features:' .. name, 0, 15) ~= ARGV[blob] or redis.call('GETRANGE', prefix .. 'scores:' .. name, 0, 15) ~= ARGV[blob + 1] then
     stale[#stale + 1] = name
   end
-  blob = blob + 3 + (first <= last and 2 or 0) + (alerts == 1 and 1 or 0)
+  blob = blob + 3 + (first <= last and 2 or 0)
 end
 if #stale > 0 then return {'stale', unpack(stale)} end
 
@@ -28,7 +28,7 @@ local function tiles_of(step)
 end
 blob = 4
 for _, product in ipairs(call.products) do
-  local name, first, last, since, alerts = unpack(product)
+  local name, first, last, since = unpack(product)
   local tiles, steps = prefix .. 'tiles:' .. name, prefix .. 'steps:' .. name
   blob = blob + 2
   for step = first, last do -- roll up, then trim what the new step pushes out
@@ -55,12 +55,6 @@ for _, product in ipairs(call.products) do
   end
   redis.call('SET', prefix .. 'scores:' .. name, ARGV[blob])
   blob = blob + 1
-  if alerts == 1 then
-    redis.call('SET', prefix .. 'alerts:' .. name, ARGV[blob])
-    blob = blob + 1
-  elseif alerts == -1 then
-    redis.call('DEL', prefix .. 'alerts:' .. name)
-  end
   if since then
     redis.call('ZADD', prefix .. 'dirty', sequence, name)
     redis.call('HSETNX', prefix .. 'dirty_since', name, since)

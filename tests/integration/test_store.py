@@ -84,7 +84,6 @@ def close_of(product: str, first: int, last: int, *, before: bytes = b"") -> Pro
         state=header(last) + b"s" * 40,
         scores=header(last * 12 + 11) + b"c" * 40,
         dirty_since_ms=700,
-        alerts=None,
     )
 
 

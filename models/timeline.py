@@ -1,0 +1,139 @@
+"""Products' way through time: tiles are judged and steps consumed strictly in order, whatever the batches in which they were gathered.
+
+Everything here is a pure function of a product's stored records and its sums, so that a run with crashes, replays and other batches comes to the
+same states, alerts and decisions to publish as one without.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_store.measures import MEASURES, ORDERS, UNITS, natural
+from models import alerts
+from models.alerts import AlertPolicy, Transitions
+from models.features import F32, I64, FeatureSpec
+from models.nowcast import Forecasts
+
+F64 = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+DAY_MS: Final = 86_400_000
+
+# Columns of the scores record before the alerts' own.
+EXPECTED, PUBLISHED_STEP, PUBLISHED_SUM, OWN_COLUMNS = range(4)
+SCORE_COLUMNS: Final = OWN_COLUMNS + alerts.SCORE_SIZE
+NEVER: Final = -1.0
+
+# A silent product's forecast is sent again when its sum has moved by more than a fifth, and by more than a twentieth of a unit.
+MATERIAL_SHARE: Final = 0.2
+MATERIAL_UNITS: Final = 0.05
+
+
+class Model(Protocol):
+    """What is asked of a forecaster (`models.forecaster.Forecaster`)."""
+
+    spec: FeatureSpec
+
+    def advance(self, features: F32, state: F32, demand: F32, step: I64) -> tuple[F32, F32]: ...
+    def read_out(self, features: F32, state: F32, step: I64, running: F32, elapsed: F32, sums: I64) -> Forecasts: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Timelines:
+    """Where products stand; row i of each array belongs to product i."""
+
+    step: I64  # (n,) last consumed
+    tile: I64  # (n,) last judged
+    features: F32  # (n, features)
+    state: F32  # (n, state)
+    scores: F64  # (n, SCORE_COLUMNS)
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def at(self, rows: npt.NDArray[np.intp]) -> "Timelines":
+        return Timelines(self.step[rows], self.tile[rows], self.features[rows], self.state[rows], self.scores[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """What came of the tiles given to `advance`."""
+
+    timelines: Timelines
+    transitions: list[Transitions]  # in order of tiles
+    publish: Bools  # (n,) whether a closed step asks for the forecast to be sent
+
+
+def fresh_scores(n: int) -> F64:
+    """Score rows of products never judged, (n, SCORE_COLUMNS)."""
+    rows = np.zeros((n, SCORE_COLUMNS))
+    rows[:, EXPECTED] = np.nan
+    rows[:, PUBLISHED_STEP] = NEVER
+    rows[:, OWN_COLUMNS:] = alerts.fresh(n)
+    return rows
+
+
+def demand(spec: FeatureSpec, sums: F64) -> F32:
+    """Units and streams, (n, 1 + streams) in natural units, of integer sums (n, N_MEASURES)."""
+    columns = [UNITS, *(MEASURES.index(stream) for stream in spec.streams)]
+    return natural(sums)[:, columns].astype(np.float32)
+
+
+def advance(
+    timelines: Timelines, sums: F64, first: int, tiles_per_step: int, model: Model, policy: AlertPolicy, horizons: Sequence[int]
+) -> Advanced:
+    """Judge the tiles that were not judged yet, and consume each step as its last tile has been judged.
+
+    All rows stand at the same tile and step. `sums`: (n, tiles, N_MEASURES) integers of the tiles from `first` on, which must include all tiles of
+    each step that closes. `horizons`: lengths in steps whose sums are forecast; the last one decides what a material change is.
+    """
+    step, judged, scores = int(timelines.step[0]), int(timelines.tile[0]), timelines.scores.copy()
+    features, state = timelines.features, timelines.state
+    publish = np.zeros(len(timelines), np.bool_)
+    transitions = []
+    step_ms = model.spec.step_ms
+    end = first + sums.shape[1]
+    for tile in range(judged + 1, end):
+        expected = scores[:, EXPECTED] / tiles_per_step
+        known = np.flatnonzero(np.isfinite(expected))
+        if len(known):
+            seen = natural(sums[known, tile - first])
+            own = scores[known, OWN_COLUMNS:]
+            own, moved = alerts.judge(
+                own, seen[:, UNITS], seen[:, ORDERS], expected[known], tile, policy, tile_ms=step_ms // tiles_per_step
+            )
+            scores[known, OWN_COLUMNS:] = own
+            transitions.append(replace(moved, rows=known[moved.rows]))
+        if (tile + 1) % tiles_per_step:
+            continue
+        step += 1
+        of_step = sums[:, step * tiles_per_step - first : tile + 1 - first].sum(axis=1)
+        steps = np.full(len(timelines), step, np.int64)
+        features, state = model.advance(features, state, demand(model.spec, of_step), steps)
+        ahead = _plain(model, features, state, steps, horizons)
+        publish |= _worth_publishing(scores, ahead, np.asarray(of_step.any(axis=1)), step, step_ms)
+        scores[:, EXPECTED] = ahead.mean[:, 0]
+    n = len(timelines)
+    after = Timelines(np.full(n, step, np.int64), np.full(n, max(end - 1, judged), np.int64), features, state, scores)
+    return Advanced(after, transitions, publish)
+
+
+def _plain(model: Model, features: F32, state: F32, steps: I64, horizons: Sequence[int]) -> Forecasts:
+    """The forecast from a step's start, nothing of the next one seen."""
+    nothing = np.zeros((len(steps), 1 + len(model.spec.streams)), np.float32)
+    return model.read_out(features, state, steps, nothing, np.zeros(len(steps), np.float32), np.asarray(horizons, np.int64))
+
+
+def _worth_publishing(scores: F64, ahead: Forecasts, active: Bools, step: int, step_ms: int) -> Bools:
+    """Whether the forecasts after `step` are to be sent: something happened, they changed materially, or a day ends. Notes it in `scores`."""
+    total = ahead.cumulative_mean[:, -1].astype(np.float64)
+    before = scores[:, PUBLISHED_SUM]
+    changed = np.abs(total - before) > np.maximum(MATERIAL_SHARE * before, MATERIAL_UNITS)
+    never = scores[:, PUBLISHED_STEP] == NEVER
+    day_ends = (step + 1) * step_ms % DAY_MS == 0
+    worth = active | changed | never | np.full(len(active), day_ends)
+    scores[worth, PUBLISHED_STEP] = step
+    scores[worth, PUBLISHED_SUM] = total[worth]
+    return np.asarray(worth)
