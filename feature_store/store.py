@@ -67,16 +67,16 @@ class FeatureStore:
         self._sha = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in source.items()}
 
     @classmethod
-    async def open(cls, settings: StoreSettings, *, feature_spec: str | None = None) -> Self:
+    async def open(cls, settings: StoreSettings, *, feature_spec: str | None = None, create: bool = True) -> Self:
         """Connect, check that Redis can serve (version, eviction policy), and that the namespace was made with these settings.
 
-        Raises StoreUnusable.
+        `create`: make the namespace where there is none; else that is an error, and nothing is written. Raises StoreUnusable.
         """
         client = redis.asyncio.Redis.from_url(settings.redis, socket_timeout=30, socket_connect_timeout=5, health_check_interval=15)
         store = cls(client, settings)
         try:
             await store._check_server()
-            await store._check_meta(feature_spec)
+            await store._check_meta(feature_spec, create)
         except (RedisConnectionError, RedisTimeoutError) as error:
             await client.aclose()
             raise StoreUnusable(
@@ -99,7 +99,7 @@ class FeatureStore:
         if policy != "noeviction":
             raise StoreUnusable(f"Redis evicts keys (maxmemory-policy {policy}), which would lose sums: set maxmemory-policy noeviction")
 
-    async def _check_meta(self, feature_spec: str | None) -> None:
+    async def _check_meta(self, feature_spec: str | None, create: bool) -> None:
         s = self._settings
         wanted = {
             "shards": str(s.shards),
@@ -112,14 +112,19 @@ class FeatureStore:
         if feature_spec is not None:
             wanted["feature_spec"] = feature_spec
         pipe = self._redis.pipeline(transaction=True)
-        for name, value in wanted.items():
+        for name, value in wanted.items() if create else ():
             pipe.hsetnx(self.keys.meta, name, value)
         pipe.hgetall(self.keys.meta)
         found = {name.decode(): value.decode() for name, value in (await pipe.execute())[-1].items()}
+        if not found:
+            raise StoreUnusable(
+                f"there is no namespace {s.namespace!r} in Redis at {s.redis_address}: are TRENDCAST_NAMESPACE and TRENDCAST_REDIS_URL right? "
+                "(the first `trendcast ingest` makes it)"
+            )
         for name, value in wanted.items():
-            if found[name] != value:
+            if found.get(name) != value:
                 raise StoreUnusable(
-                    f"namespace {s.namespace!r} was made with {name}={found[name]!r}, this worker says {value!r}: "
+                    f"namespace {s.namespace!r} was made with {name}={found.get(name)!r}, this worker says {value!r}: "
                     "use the settings it was made with, or another TRENDCAST_NAMESPACE and replay into it"
                 )
 
@@ -248,6 +253,15 @@ class FeatureStore:
     async def skip_to(self, shards: Sequence[int], source: str, next_offset: int) -> int:
         """Accept that records below `next_offset` are gone, in every shard; returns how many the shard that was furthest behind skips."""
         return max(int(n) for n in await self._evaluate("skip", [(shard, (source, next_offset)) for shard in shards]))
+
+    async def set_back(self, source: str, holding: Mapping[int, int | None], next_offset: int) -> list[int]:
+        """Accept that a log has lost its end: count on from `next_offset`, below what was counted of the source.
+
+        `holding`: shard → next offset that it was seen to hold. Returns the shards that hold another one by now, which stay as they are. The sums
+        keep what was counted from the lost records, and the sequence does not fall.
+        """
+        calls = [(shard, (source, next_offset, -1 if offset is None else offset)) for shard, offset in holding.items()]
+        return [shard for shard, done in zip(holding, await self._evaluate("skip", calls), strict=True) if not done]
 
     # ---- forecasting
 
@@ -423,6 +437,23 @@ class FeatureStore:
         return bool(reply == b"evicted")
 
     # ---- reading
+
+    async def heard(self, shard: int) -> tuple[dict[str, int], dict[str, int]]:
+        """How far a shard's sources have come, epoch ms: by their records and heartbeats, and by their owners' clocks."""
+
+        async def run() -> Any:
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.hgetall(self.keys.watermarks(shard))
+            pipe.hgetall(self.keys.idle(shard))
+            return await pipe.execute()
+
+        watermarks, idle = ({name.decode(): int(at) for name, at in found.items()} for found in await self._patiently(run))
+        return watermarks, idle
+
+    async def last_event_ms(self, shard: int, product: str) -> int | None:
+        """Time of a product's last event, epoch ms; None: there is no such product."""
+        score = await self._patiently(lambda: self._redis.zscore(self.keys.live(shard), product))
+        return None if score is None else int(score)
 
     async def history(self, products: Sequence[tuple[int, str]]) -> list[tuple[Sums, Sums, int | None]]:
         """Per (shard, product): tiles, steps, and the last step that its state has consumed (None: none yet)."""

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS
 DAY_MS = 24 * HOUR_MS
+SHIPPED_MODEL = Path(__file__).resolve().parent.parent / "models" / "default"
 
 
 class Clock(StrEnum):
@@ -58,7 +59,7 @@ class Settings(BaseSettings):
     lagging_source_ms: int = Field(HOUR_MS, ge=MINUTE_MS, description="a source this far behind the others does not hold up closing (wall)")
     ahead_ms: int = Field(3 * HOUR_MS, ge=MINUTE_MS, description="a source this far ahead of the slowest is paused")
 
-    model_dir: Path = Field(Path("models/default"), description="directory of the model that serves")
+    model_dir: Path = Field(SHIPPED_MODEL, description="directory of the model that serves")
     publish: bool = Field(True, description="off: compute and commit, but send no forecast and no alert (a namespace that catches up)")
     nowcast_limit: int = Field(1024, ge=1, le=65536, description="changed products served in one cycle")
     sweep_chunk: int = Field(512, ge=1, le=65536, description="products advanced between two looks at the changed ones")

@@ -1,0 +1,58 @@
+"""`trendcast backtest`: the model as it serves, on a rolling-origin bench."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streaming.errors import UserError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(rich_help_panel="Models")(backtest)
+
+
+def backtest(
+    directory: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="Holds panel.parquet (unique_id, ds, y, any hist_…) and cutoffs.json (cutoffs, horizon, freq, season)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="Parquet for the forecasts: unique_id, cutoff, ds, mean, q10, q50, q90.")],
+    iterations: Annotated[int, typer.Option(min=1, help="Longest training.")] = 1_000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed, data and machine give the same forecasts.")] = 1,
+) -> None:
+    """Train up to the first cut-off, then stream on with frozen weights and carried state, forecasting at every cut-off.
+
+    Any frequency. Prints the errors beside those of simple forecasts.
+    """
+    from rich.console import Console
+
+    from models.batches import Recipe
+    from models.dataset import UnusableData
+
+    console = Console(stderr=True)
+    console.print("loading TensorFlow …")
+    from models import backtest as bench_of
+    from models import train as training
+    from streaming.commands.train import print_table, progress_bar
+
+    try:
+        bench = bench_of.load(directory)
+        recipe = Recipe.for_spec(bench.spec, iterations=iterations, seed=seed)
+        known = bench.panel.until(bench.cutoffs[0] + 1)
+        with progress_bar("training", iterations, console) as update:
+            artefact = training.train(
+                [known], bench.spec, recipe, name="lstm", horizon=bench.horizon, progress=lambda look: update(look.iteration)
+            )
+        with progress_bar("forecasting", bench.cutoffs[-1] + 1, console) as update:
+            scored = bench_of.stream(bench, artefact, lambda done, _: update(done))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        bench_of.external(bench, scored).to_parquet(out, index=False)
+        rows = {"lstm": bench_of.score(bench, scored), **bench_of.baseline_table(bench)}
+    except (UnusableData, OSError) as error:
+        raise UserError(f"cannot backtest {directory}: {error}") from error
+    print_table(f"{directory}, {len(bench.cutoffs)} cut-offs, {len(bench.panel.product_ids):,} products", rows, console)
+    console.print(f"forecasts written to {out}")

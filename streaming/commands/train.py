@@ -1,0 +1,195 @@
+"""`trendcast train`: a model from logs, a simulated shop, or exported features."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from streaming.commands import load_settings
+from streaming.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from models.artefact import Artefact
+    from models.batches import Recipe
+    from models.dataset import Panel
+    from models.features import FeatureSpec
+    from models.train import Progress
+
+# Clicks of a log without any are synthetic, and carry little: a tenth of the usual ratios makes a year's log ten times as quick to read.
+CLICK_SCALE: Final = 0.1
+# 2025-01-06, a Monday: simulated shops open then, so that the same options give the same data on any day.
+SIMULATION_START_MS: Final = 1_736_121_600_000
+
+
+class Step(StrEnum):
+    """Length of the model's step."""
+
+    HOUR = "hour"
+    DAY = "day"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(rich_help_panel="Models")(train)
+
+
+def train(
+    out: Annotated[Path, typer.Option(file_okay=False, help="Directory for the model; one that is there is replaced.")],
+    log: Annotated[list[Path] | None, typer.Option(help="A log that `trendcast replay` reads; may be given several times.")] = None,
+    simulate: Annotated[int, typer.Option(min=0, help="Days of a simulated shop to learn from too.")] = 0,
+    export: Annotated[list[Path] | None, typer.Option(help="Parquet of `trendcast export features`; several parts are joined.")] = None,
+    name: Annotated[str, typer.Option(help="The model's name.")] = "lstm",
+    step: Annotated[Step, typer.Option(help="Length of a step.")] = Step.HOUR,
+    streams: Annotated[str, typer.Option(help="Measures used beside units, separated by commas.")] = "orders,views,carts",
+    products: Annotated[int, typer.Option(min=2, help="Products taken from each source, those with the most demand.")] = 800,
+    held_back: Annotated[int, typer.Option(min=0, help="Newest days kept back and forecast afterwards, as a test; 0: none.")] = 14,
+    iterations: Annotated[int, typer.Option(min=1, help="Longest training.")] = 1_000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed, data and machine give the same model.")] = 1,
+) -> None:
+    """Train a model, test it against simple forecasts on the newest days, and write it to a directory."""
+    from rich.console import Console
+
+    from feature_store.measures import MEASURES
+    from models.batches import Recipe
+    from models.dataset import UnusableData
+    from models.features import FeatureSpec
+    from models.seasons import DAY_MS, HOUR_MS
+
+    chosen = tuple(part.strip() for part in streams.split(",") if part.strip())
+    unknown = sorted(set(chosen) - set(MEASURES[1:]))
+    if unknown:
+        raise UserError(f"there is no stream {', '.join(unknown)}; choose from {', '.join(MEASURES[1:])}")
+    if not (log or simulate or export):
+        raise UserError("nothing to learn from; give --log FILE, --simulate DAYS or --export FILE")
+    spec = FeatureSpec.for_step(HOUR_MS if step is Step.HOUR else DAY_MS, chosen)
+    console = Console(stderr=True)
+    try:
+        panels = _panels(log or [], simulate, export or [], spec, products, seed, console)
+        artefact = _train(panels, spec, Recipe.for_spec(spec, iterations=iterations, seed=seed), name, held_back, console)
+    except UnusableData as error:
+        raise UserError(f"cannot train: {error}") from error
+    from models.artefact import write
+
+    write(artefact, out)
+    console.print(f"{artefact.name} {artefact.version} written to {out}; serve it with TRENDCAST_MODEL_DIR={out}")
+
+
+def _panels(
+    logs: list[Path], days: int, exports: list[Path], spec: "FeatureSpec", products: int, seed: int, console: "Console"
+) -> "dict[str, Panel]":
+    """The panel of each source, by a name for the report."""
+    from models.dataset import Panel
+
+    panels: dict[str, Panel] = {}
+    for path in logs:
+        from simulator.replay import load, recognise
+
+        source = load(path, click_scale=CLICK_SCALE, seed=seed)
+        timezone = "Europe/London" if recognise(path) == "retail" else "Asia/Shanghai"
+        chunks = source.chunks(source.feed(partitions=_one_partition()))
+        span = (source.start_ms, source.last_event_ms + 1)
+        panels[path.stem] = _fold(path.name, chunks, source.rules, span, spec, timezone, products, console)
+    if days:
+        from models.seasons import DAY_MS
+        from simulator.demand import ShopConfig
+        from simulator.dirt import Dirt
+        from simulator.shop import Shop
+
+        config = ShopConfig(products=products, lines_per_hour=float(products), opened_ms=SIMULATION_START_MS)
+        shop = Shop(config, seed, dirt=Dirt.none())
+        end_ms = SIMULATION_START_MS + days * DAY_MS
+        chunks = shop.chunks(SIMULATION_START_MS, end_ms, partitions=_one_partition())
+        panels["simulated"] = _fold("simulated shop", chunks, shop.rules, (SIMULATION_START_MS, end_ms), spec, "UTC", products, console)
+    if exports:
+        panels["export"] = _exported(exports, spec, products)
+    return panels
+
+
+def _one_partition() -> Any:
+    from simulator.feed import Partitions
+
+    return Partitions(1, 1)
+
+
+def _fold(
+    title: str, chunks: Any, rules: Any, span: tuple[int, int], spec: "FeatureSpec", timezone: str, products: int, console: "Console"
+) -> "Panel":
+    from feature_store.tiles import Grid
+    from models.dataset import from_cells
+    from streaming.training_log import cells
+
+    with progress_bar(title, span[1] - span[0], console) as update:
+        parts = cells(chunks, rules, Grid(load_settings().tile_ms, spec.step_ms), progress=lambda end_ms: update(end_ms - span[0]))
+        return from_cells(parts, spec, timezone, end=span[1] // spec.step_ms, limit=products)
+
+
+def _exported(paths: list[Path], spec: "FeatureSpec", products: int) -> "Panel":
+    import pandas as pd
+
+    from models.dataset import from_export
+
+    try:
+        frame = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"an export cannot be read: {error}") from error
+    return from_export(frame, spec, load_settings().timezone, products)
+
+
+def _train(panels: "dict[str, Panel]", spec: "FeatureSpec", recipe: "Recipe", name: str, held_back: int, console: "Console") -> "Artefact":
+    from dataclasses import replace
+
+    from models import train as training
+    from models.backtest import baseline_table, of_panel, score, stream
+    from models.seasons import DAY_MS
+
+    kept = held_back * DAY_MS // spec.step_ms
+    learning = {source: panel.until(panel.columns - kept) for source, panel in panels.items()}
+    console.print("loading TensorFlow …")
+    with progress_bar("training", recipe.iterations, console) as update:
+
+        def show(look: "Progress") -> None:
+            update(look.iteration)
+            console.print(
+                f"{look.iteration:>6}  loss {look.loss:.4f}  held-out products {look.held_out_loss:.4f}{'  best' if look.best else ''}"
+            )
+
+        artefact = training.train(list(learning.values()), spec, recipe, name=name, progress=show)
+    artefact = replace(artefact, training={"sources": list(panels), **artefact.training})
+    if not kept:
+        return artefact
+    tables: dict[str, Any] = {}
+    for source, panel in panels.items():
+        bench = of_panel(panel, spec, artefact.horizon, panel.columns - kept)
+        with progress_bar(f"test on {source}", bench.cutoffs[-1] + 1, console) as update:
+            tables[source] = {name: score(bench, stream(bench, artefact, lambda done, _: update(done))), **baseline_table(bench)}
+        print_table(f"newest {held_back} days of {source}, {len(bench.cutoffs)} cut-offs", tables[source], console)
+    return replace(artefact, backtest=tables)
+
+
+def print_table(title: str, rows: dict[str, dict[str, float]], console: "Console") -> None:
+    """Models by metrics, the best MWQL first."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", padding=(0, 1, 0, 0))
+    table.add_column("model", no_wrap=True)
+    columns = list(next(iter(rows.values())))
+    for column in columns:
+        table.add_column(column, justify="right")
+    for model, row in sorted(rows.items(), key=lambda item: item[1]["MWQL"]):
+        table.add_row(model, *(f"{row[column]:.3f}" for column in columns))
+    console.print(table)
+
+
+@contextmanager
+def progress_bar(title: str, total: int, console: "Console") -> Iterator[Any]:
+    """A progress bar; yields the function that moves it to a value."""
+    from rich.progress import Progress as Bars
+
+    with Bars(console=console) as bars:
+        task = bars.add_task(title, total=total)
+        yield lambda completed: bars.update(task, completed=completed)
