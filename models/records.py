@@ -7,12 +7,15 @@ feature specification, state and scores to the model: numbers of another are not
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from feature_store.calls import HEADER_BYTES
+from feature_store.calls import HEADER_BYTES, ProductCommit, ProductRecord
+from models.features import FeatureSpec
+from models.features import fresh as fresh_features
+from models.timeline import EXPECTED, SCORE_COLUMNS, Timelines, fresh_scores
 
 _HEADER: Final = struct.Struct("<q8s")
 
@@ -29,10 +32,10 @@ class Rows:
     known: npt.NDArray[np.bool_]  # (n,) there is a record, of the right size and owner
     foreign: npt.NDArray[np.bool_]  # (n,) of the right size, but another owner's; position and values are that record's
     position: npt.NDArray[np.int64]  # (n,)
-    values: npt.NDArray[np.generic]  # (n, width)
+    values: npt.NDArray[Any]  # (n, width)
 
 
-def unpack(blobs: Sequence[bytes], owner: bytes, fallback: npt.NDArray[np.generic]) -> Rows:
+def unpack(blobs: Sequence[bytes], owner: bytes, fallback: npt.NDArray[Any]) -> Rows:
     """Rows of `fallback`'s type and width, (n, width), from records; `fallback`'s own row where there is no record, or one of another size.
 
     >>> rows = unpack([pack([7], b"spec-one", np.ones((1, 2), np.float32))[0], b""], b"spec-one", np.zeros((2, 2), np.float32))
@@ -51,7 +54,104 @@ def unpack(blobs: Sequence[bytes], owner: bytes, fallback: npt.NDArray[np.generi
     return Rows(whole & own, whole & ~own, position, values)
 
 
-def pack(positions: Sequence[int] | npt.NDArray[np.int64], owner: bytes, values: npt.NDArray[np.generic]) -> list[bytes]:
+def pack(positions: Sequence[int] | npt.NDArray[np.int64], owner: bytes, values: npt.NDArray[Any]) -> list[bytes]:
     """Records of rows (n, width)."""
     rows = np.ascontiguousarray(values)
     return [header(int(position), owner) + row.tobytes() for position, row in zip(positions, rows, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Products as read from the store; row i of everything belongs to product i."""
+
+    lines: Timelines
+    feature_headers: list[bytes]  # as read: a commit is refused when they are others by then
+    score_headers: list[bytes]
+    other_model: npt.NDArray[np.bool_]  # (n,) judged by another model: its expectation, and alerts that rest on it, end here
+
+    def __len__(self) -> int:
+        return len(self.feature_headers)
+
+    def at(self, rows: npt.NDArray[np.intp]) -> "Gathered":
+        return Gathered(
+            lines=self.lines.at(rows),
+            feature_headers=[self.feature_headers[i] for i in rows],
+            score_headers=[self.score_headers[i] for i in rows],
+            other_model=self.other_model[rows],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """Whose records are read and written: those of one feature specification and one model."""
+
+    spec: FeatureSpec
+    state_size: int
+    feature_owner: bytes
+    model_owner: bytes
+    tiles_per_step: int
+
+    @classmethod
+    def of(cls, spec: FeatureSpec, state_size: int, version: str, tiles_per_step: int) -> "Codec":
+        return cls(spec, state_size, spec.hash[:8].encode(), version[:8].encode(), tiles_per_step)
+
+    @property
+    def record_bytes(self) -> int:
+        """What a product's three records hold, without Redis' own overhead."""
+        return 3 * HEADER_BYTES + 4 * (self.spec.size + self.state_size) + 8 * SCORE_COLUMNS
+
+    def read(self, stored: Sequence[ProductRecord], first_tiles: Sequence[int | None]) -> Gathered:
+        """Timelines from records. A product without features begins with the step of its first tile (`first_tiles`, None where it has features)."""
+        n = len(stored)
+        features = unpack([r.features for r in stored], self.feature_owner, fresh_features(self.spec, n))
+        state = unpack([r.state for r in stored], self.model_owner, np.zeros((n, self.state_size), np.float32))
+        scores = unpack([r.scores for r in stored], self.model_owner, fresh_scores(n))
+        begins = np.array([0 if tile is None else tile // self.tiles_per_step for tile in first_tiles], np.int64) - 1
+        step = np.where(features.known, features.position, begins)
+        judged = (scores.known | scores.foreign) & features.known
+        tile = np.where(judged, scores.position, (step + 1) * self.tiles_per_step - 1)
+        in_step = state.known & features.known & (state.position == step)
+        score_rows = np.where(judged[:, None], scores.values, fresh_scores(n))
+        score_rows[scores.foreign, EXPECTED] = np.nan
+        lines = Timelines(
+            step=step,
+            tile=tile,
+            features=np.where(features.known[:, None], features.values, fresh_features(self.spec, n)),
+            state=np.where(in_step[:, None], state.values, np.float32(0)),
+            scores=score_rows,
+        )
+        return Gathered(
+            lines=lines,
+            feature_headers=[r.features[:HEADER_BYTES] for r in stored],
+            score_headers=[r.scores[:HEADER_BYTES] for r in stored],
+            other_model=scores.foreign & features.known,
+        )
+
+    def unborn(self, stored: Sequence[ProductRecord]) -> list[int]:
+        """Which of the products have no features of this specification yet."""
+        return [i for i, r in enumerate(stored) if r.features[8:HEADER_BYTES] != self.feature_owner]
+
+    def write(
+        self, products: Sequence[str], before: Gathered, after: Timelines, publish: npt.NDArray[np.bool_], now_ms: int
+    ) -> list[ProductCommit]:
+        """Commits that bring `products` from `before` to `after`; those to be published become dirty at the real time `now_ms`."""
+        packed = zip(
+            pack(after.step, self.feature_owner, after.features),
+            pack(after.step, self.model_owner, after.state),
+            pack(after.tile, self.model_owner, after.scores),
+            strict=True,
+        )
+        return [
+            ProductCommit(
+                product=product,
+                expected_features=before.feature_headers[i],
+                expected_scores=before.score_headers[i],
+                first_step=int(before.lines.step[i]) + 1,
+                last_step=int(after.step[i]),
+                features=features,
+                state=state,
+                scores=scores,
+                dirty_since_ms=now_ms if publish[i] else None,
+            )
+            for i, (product, (features, state, scores)) in enumerate(zip(products, packed, strict=True))
+        ]

@@ -120,6 +120,19 @@ def advance(
     return Advanced(after, transitions, publish)
 
 
+def step_sums(tiles: F64, start: I64, tiles_per_step: int) -> F64:
+    """Sums, (n, N_MEASURES), of the step whose first tile is at `start[i]` in row i of `tiles`, (n, tiles, N_MEASURES); tiles outside count as empty.
+
+    >>> step_sums(np.arange(1.0, 6).reshape(1, 5, 1), np.array([3]), 3).tolist()
+    [[9.0]]
+    """
+    before = np.zeros((tiles.shape[0], tiles.shape[1] + 1, tiles.shape[2]))
+    np.cumsum(tiles, axis=1, out=before[:, 1:])
+    rows = np.arange(len(tiles))
+    first, end = (np.clip(bound, 0, tiles.shape[1]) for bound in (start, start + tiles_per_step))
+    return np.asarray(before[rows, end] - before[rows, first])
+
+
 def _plain(model: Model, features: F32, state: F32, steps: I64, horizons: Sequence[int]) -> Forecasts:
     """The forecast from a step's start, nothing of the next one seen."""
     nothing = np.zeros((len(steps), 1 + len(model.spec.streams)), np.float32)

@@ -1,0 +1,232 @@
+"""Panels of demand per product and step, from an export, a bench or tiles; and what the feature code makes of them for training."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_store.measures import MEASURES, natural
+from models import features as rows
+from models import targets
+from models.features import F32, I64, FeatureSpec, layout
+from models.seasons import Season, season
+
+# A profile of the shop never says that a phase is impossible, nor that one phase is all.
+_PROFILE_RANGE: Final = (0.02, 50.0)
+
+
+class UnusableData(ValueError):
+    """The data cannot make a panel, or too small a one; the message says why."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Demand of one shop: each product from its first step on, silent steps as zeros."""
+
+    product_ids: tuple[str, ...]  # (n,)
+    first_step: int  # step index of the first column
+    born: I64  # (n,) column of each product's first step, rising
+    demand: F32  # (n, columns, 1 + streams) natural units; 0 before a product is born
+    timezone: str
+
+    @property
+    def columns(self) -> int:
+        return int(self.demand.shape[1])
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over all values."""
+        sha = hashlib.sha256(repr((self.product_ids, self.first_step, self.timezone)).encode())
+        for array in (self.born, self.demand):
+            sha.update(np.ascontiguousarray(array).tobytes())
+        return sha.hexdigest()[:16]
+
+    def only(self, chosen: npt.ArrayLike) -> "Panel":
+        """The panel of the products at these indices, which stay in order of birth."""
+        order = np.sort(np.asarray(chosen, np.int64))
+        return Panel(tuple(self.product_ids[i] for i in order), self.first_step, self.born[order], self.demand[order], self.timezone)
+
+    def until(self, columns: int) -> "Panel":
+        """The first `columns` steps, and the products born in them."""
+        alive = int(np.searchsorted(self.born, columns))
+        return Panel(self.product_ids[:alive], self.first_step, self.born[:alive], self.demand[:alive, :columns], self.timezone)
+
+
+def panel(
+    product_ids: Sequence[str], product: I64, step: I64, values: npt.NDArray[np.float64], end: int, timezone: str, limit: int | None = None
+) -> Panel:
+    """A panel of the cells (product index, step, values), summed where they meet; `end` is the step after the last column.
+
+    `limit`: keep only so many products, those with the most demand. Raises UnusableData where nothing is left.
+
+    >>> p = panel(["a", "b"], np.array([1, 0, 1]), np.array([5, 7, 7]), np.array([[2.0], [1.0], [3.0]]), 9, "UTC")
+    >>> p.product_ids, p.first_step, p.born.tolist(), p.demand[:, :, 0].tolist()
+    (('b', 'a'), 5, [0, 2], [[2.0, 0.0, 3.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
+    """
+    inside = step < end
+    product, step, values = product[inside], step[inside], values[inside]
+    if not len(step):
+        raise UnusableData("there is no closed step with an event in it")
+    if limit is not None and limit < len(product_ids):
+        total = np.bincount(product, weights=values[:, 0], minlength=len(product_ids))
+        kept = np.sort(np.argsort(-total, kind="stable")[:limit])
+        renumbered = np.full(len(product_ids), -1)
+        renumbered[kept] = np.arange(limit)
+        product_ids = [product_ids[i] for i in kept]
+        wanted = renumbered[product] >= 0
+        product, step, values = renumbered[product[wanted]], step[wanted], values[wanted]
+    first = int(step.min())
+    demand = np.zeros((len(product_ids), end - first, values.shape[1]), np.float64)
+    np.add.at(demand, (product, step - first), values)
+    born = np.full(len(product_ids), end - first, np.int64)
+    np.minimum.at(born, product, step - first)
+    order = np.argsort(born, kind="stable")
+    order = order[born[order] < end - first]
+    return Panel(tuple(product_ids[i] for i in order), first, born[order], demand[order].astype(np.float32), timezone)
+
+
+def from_export(frame: Any, spec: FeatureSpec, timezone: str, limit: int | None = None) -> Panel:
+    """The panel of a pandas frame as `trendcast export features` writes it, closed steps only, or several of them concatenated."""
+    wanted = ("product_id", "start_ms", "end_ms", "closed", "units", *spec.streams)
+    missing = [name for name in wanted if name not in frame.columns]
+    if missing:
+        raise UnusableData(f"the export lacks the columns {missing}; write it with `trendcast export features`")
+    frame = frame[frame["closed"].astype(bool)]
+    lengths = (frame["end_ms"] - frame["start_ms"]).to_numpy()
+    if len(lengths) and (lengths.max() > spec.step_ms or spec.step_ms % lengths.max()):
+        raise UnusableData(f"its steps of {lengths.max()} ms do not fill steps of {spec.step_ms} ms")
+    frame = frame.drop_duplicates(["product_id", "start_ms"], keep="last")
+    ids, product = np.unique(frame["product_id"].to_numpy(str), return_inverse=True)
+    values = frame[["units", *spec.streams]].to_numpy(np.float64)
+    step = frame["start_ms"].to_numpy(np.int64) // spec.step_ms
+    end = int(frame["end_ms"].max()) // spec.step_ms if len(frame) else 0
+    return panel(ids.tolist(), product.astype(np.int64), step, values, end, timezone, limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Sums of measures per product and step; any number of parts for the same cell."""
+
+    product_ids: Sequence[str]
+    product: I64  # (k,) index into product_ids
+    step: I64  # (k,)
+    measures: npt.NDArray[np.float64]  # (k, N_MEASURES) integers
+
+
+def from_cells(parts: Iterable[Cells], spec: FeatureSpec, timezone: str, end: int, limit: int | None = None) -> Panel:
+    """The panel of all parts together, up to the step before `end`."""
+    index: dict[str, int] = {}
+    products, steps, values = [], [], []
+    columns = [MEASURES.index(name) for name in ("units", *spec.streams)]
+    for part in parts:
+        known = np.array([index.setdefault(name, len(index)) for name in part.product_ids], np.int64)
+        products.append(known[part.product])
+        steps.append(part.step)
+        values.append(natural(part.measures)[:, columns])
+    if not steps:
+        raise UnusableData("the log holds no event")
+    return panel(list(index), np.concatenate(products), np.concatenate(steps), np.concatenate(values), end, timezone, limit)
+
+
+def shop_profiles(source: Panel, spec: FeatureSpec) -> tuple[F32, ...]:
+    """Demand by phase over all products relative to its mean, (period,) each; frozen into the model.
+
+    Each step is compared with the week (the longest period) around it, so that growth does not look like a season.
+    """
+    alive = np.arange(1, source.columns + 1)
+    alive = np.searchsorted(source.born, alive - 1, side="right")
+    total = source.demand[..., 0].sum(axis=0, dtype=np.float64) / np.maximum(alive, 1)
+    week = max(spec.periods, default=1)
+    before = np.concatenate([[0.0], np.cumsum(total)])
+    low = np.clip(np.arange(source.columns) - week // 2, 0, max(source.columns - week, 0))
+    high = np.minimum(low + week, source.columns)
+    around = (before[high] - before[low]) / (high - low)
+    share = np.where(around > 0, total / np.maximum(around, 1e-9), 1.0)
+    phases = season(source.first_step, source.columns, step_ms=spec.step_ms, periods=spec.periods, timezone=source.timezone).phases
+    profiles = []
+    for period, phase in zip(spec.periods, phases, strict=True):
+        seen = np.bincount(phase, minlength=period)
+        mean = np.where(seen > 0, np.bincount(phase, weights=share, minlength=period) / np.maximum(seen, 1), 1.0)
+        profiles.append(np.clip(mean / mean.mean(), *_PROFILE_RANGE).astype(np.float32))
+    return tuple(profiles)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A panel as the feature code sees it while it steps through: what training needs, for every product and column from `start` on."""
+
+    panel: Panel
+    spec: FeatureSpec
+    profiles: tuple[F32, ...]
+    start: int  # the first column kept; the features have lived through all columns before it
+    inputs: F32  # (n, columns - start, encoder inputs); NaN before a product is born
+    scale: F32  # (n, columns - start)
+    age: F32  # (n, columns - start)
+    slots: tuple[F32, ...]  # (n, columns + 1) for each period: the profile's slot that the column changed, after it; the last is 0
+    coming: tuple[npt.NDArray[np.int32], ...]  # (columns, period): column that last changed the slot of each coming step, or the last
+    demand_before: npt.NDArray[np.float64]  # (n, columns + 1) sums of demand
+    season: Season  # of the columns and of what targets after the last one may need
+
+    def decoder_inputs(self, product: I64, column: I64, horizon: int, lengths: I64) -> F32:
+        """What `targets.decoder_inputs` gives for these products after these columns, (n,); equal to the bit."""
+        orders = [coming[column] for coming in self.coming]
+        at = column[:, None]
+        steps = np.arange(1, horizon + 1)
+        waves, before = self.season.waves, self.season.waves_before
+        upcoming = targets.Upcoming(
+            own=tuple(slot[product[:, None], order] for slot, order in zip(self.slots, orders, strict=True)),
+            shop=tuple(
+                profile[phases[at + 1 + np.arange(period)]]
+                for profile, phases, period in zip(self.profiles, self.season.phases, self.spec.periods, strict=True)
+            ),
+            waves=waves[at + steps],
+            sum_waves=((before[at + 1 + lengths] - before[at + 1]) / lengths[..., None]).astype(np.float32),
+        )
+        here = column - self.start
+        return targets.rows(horizon, lengths, upcoming, self.scale[product, here], self.age[product, here])
+
+
+def encode(source: Panel, spec: FeatureSpec, profiles: tuple[F32, ...], longest: int, start: int = 0) -> Encoded:
+    """Step through the panel with the stream's own feature code, keeping what training needs from column `start` on.
+
+    Hours and weekdays are those of the panel's time zone; targets reach at most `longest` steps beyond a column.
+    """
+    spec = replace(spec, timezone=source.timezone)
+    n, columns = len(source.product_ids), source.columns
+    state = rows.fresh(spec, n)
+    inputs = np.full((n, columns - start, spec.n_encoder_inputs), np.nan, np.float32)
+    scale, age = np.ones((n, columns - start), np.float32), np.zeros((n, columns - start), np.float32)
+    slots = tuple(np.zeros((n, columns + 1), np.float32) for _ in spec.periods)
+    reach = columns + max(longest, *spec.periods, 1) + 1
+    whole = season(source.first_step, reach, step_ms=spec.step_ms, periods=spec.periods, timezone=spec.timezone)
+    spans = layout(spec).profiles
+    for column in range(columns):
+        alive = int(np.searchsorted(source.born, column, side="right"))
+        if not alive:
+            continue
+        view = state[:alive]
+        step = np.full(alive, source.first_step + column, np.int64)
+        rows.advance(spec, view, np.ascontiguousarray(source.demand[:alive, column]), step, out=view)
+        for slot, span, phase in zip(slots, spans, whole.phases, strict=True):
+            slot[:alive, column] = view[:, span.start + phase[column]]
+        if column >= start:
+            here = column - start
+            inputs[:alive, here] = rows.encoder_inputs(spec, view, step, profiles)
+            scale[:alive, here] = rows.scales(spec, view)
+            age[:alive, here] = rows.ages(spec, view)
+    coming = tuple(_coming(phase, period, columns) for phase, period in zip(whole.phases, spec.periods, strict=True))
+    before = np.zeros((n, columns + 1))
+    np.cumsum(source.demand[..., 0], axis=1, dtype=np.float64, out=before[:, 1:])
+    return Encoded(source, spec, profiles, start, inputs, scale, age, slots, coming, before, whole)
+
+
+def _coming(phase: I64, period: int, columns: int) -> npt.NDArray[np.int32]:
+    newest = np.full(period, columns, np.int32)
+    out = np.empty((columns, period), np.int32)
+    for column in range(columns):
+        newest[phase[column]] = column
+        out[column] = newest[phase[column + 1 : column + 1 + period]]
+    return out

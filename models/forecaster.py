@@ -1,0 +1,155 @@
+"""The model as the stream uses it: advance products by a step, read their forecasts out. Importing this module loads the Keras backend.
+
+Any number of products goes in; inside, batches have one of three fixed sizes, so that nothing is compiled while events wait and no
+product's result depends on its batch-mates. Not thread-safe: call it from one thread.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+
+from models import features as rows
+from models import nowcast, targets
+from models.artefact import Artefact, read
+from models.features import F32, I64, FeatureSpec
+from models.network import compiled, decode, lstm_step
+from models.nowcast import Forecasts
+
+# Few shapes to compile, little padding for a handful of products, and full speed for a sweep.
+BATCHES: Final = (256, 1024, 4096)
+# Sums are decoded in groups of this many, so that one shape serves any number up to it (two weeks and the product's own lead time).
+SUMS: Final = 3
+
+
+class Forecaster:
+    """A loaded model with its compiled functions.
+
+    A product's memory are two float32 rows: `features` (see `models.features`), which depend on the feature specification only and
+    survive a promotion, and `state` (the LSTM's h and c), which belongs to one model version.
+    """
+
+    def __init__(self, artefact: Artefact, timezone: str | None = None) -> None:
+        """For a shop in `timezone`; None: in the one that the model names."""
+        self.name = artefact.name
+        self.version = artefact.version  # the same in every time zone; `spec.hash` is not
+        if timezone is not None:
+            artefact = replace(artefact, spec=replace(artefact.spec, timezone=timezone))
+        self.artefact = artefact
+        self.spec: FeatureSpec = artefact.spec
+        self.horizon = artefact.horizon
+        self.longest_sum = artefact.longest_sum
+        self.levels = artefact.levels
+        self.feature_size = artefact.spec.size
+        self.state_size = 2 * artefact.hidden
+        self.compilations = 0  # grows with each new shape; constant after `warm_up`
+        self._advance = compiled(lstm_step, artefact.weights, self._count)
+        self._decode = compiled(self._decoded, artefact.weights, self._count)
+
+    @classmethod
+    def load(cls, directory: Path | str, timezone: str | None = None) -> Self:
+        """The model in `directory`, for a shop in `timezone` (the model's own where None). Raises UnusableArtefact."""
+        return cls(read(Path(directory)), timezone)
+
+    def _count(self) -> None:
+        self.compilations += 1
+
+    def _decoded(self, weights: Any, inputs: Any, state: Any, targets_: Any, scale: Any) -> Any:
+        h = state[:, : self.artefact.hidden]
+        return decode(weights, inputs, h, targets_, scale, horizon=self.horizon, n_profiles=len(self.spec.periods))
+
+    def warm_up(self) -> None:
+        """Compile every shape that `advance` and `read_out` will meet with up to `SUMS` sums; some seconds."""
+        for n in BATCHES:
+            features, state = self.fresh(n)
+            step = np.zeros(n, np.int64)
+            demand = np.zeros((n, 1 + len(self.spec.streams)), np.float32)
+            self.advance(features, state, demand, step)
+            self.read_out(features, state, step, demand, np.zeros(n, np.float32), np.ones(SUMS, np.int64))
+
+    def fresh(self, n: int) -> tuple[F32, F32]:
+        """Features, (n, feature_size), and state, (n, state_size), of products that nothing is known of."""
+        return rows.fresh(self.spec, n), np.zeros((n, self.state_size), np.float32)
+
+    def advance(self, features: F32, state: F32, demand: F32, step: I64, *, in_place: bool = False) -> tuple[F32, F32]:
+        """Features and state after each product consumed step `step[i]`, shape (n,), the one after the step it consumed last.
+
+        `demand`: (n, 1 + streams) natural units: demand, then `spec.streams`; units of NaN: a gap (see `features.advance`).
+        `in_place`: write into `features` and `state`, which are then the result; about twice as fast for thousands of products.
+        """
+        self._check(len(step), features=features, state=state, demand=demand)
+        new_features = rows.advance(self.spec, features, demand, step, out=features if in_place else None)
+        new_state = state if in_place else np.empty_like(state)
+        inputs = rows.encoder_inputs(self.spec, new_features, step, self.artefact.profiles)
+        for part, size in _batches(len(step)):
+            new_state[part] = self._advance(_padded(inputs[part], size), _padded(state[part], size))[: part.stop - part.start]
+        return new_features, new_state
+
+    def read_out(self, features: F32, state: F32, step: I64, running: F32, elapsed: F32, sums: I64) -> Forecasts:
+        """Forecasts of the `horizon` steps after `step`, shape (n,), and of the sums of as many steps as `sums`, (k,) or (n, k), says.
+
+        `running`: (n, 1 + streams) demand and streams seen so far in step `step + 1`; `elapsed`: (n,) share of it that has passed.
+        Zeros in both give the plain forecast. Raises ValueError on a sum longer than `longest_sum`.
+        """
+        n = len(step)
+        self._check(n, features=features, state=state, demand=running)
+        lengths = np.broadcast_to(np.asarray(sums, np.int64), (n, np.shape(sums)[-1]))
+        if lengths.size and not 1 <= lengths.min() <= lengths.max() <= self.longest_sum:
+            raise ValueError(f"sums must span 1 to {self.longest_sum} steps, not {lengths.min()} to {lengths.max()}")
+        decoded = self._read(features, state, step, lengths)
+        observed = np.maximum(running[:, 0], 0)
+        return nowcast.nowcast(self.artefact.nowcast, decoded, self.horizon, lengths, observed, np.clip(elapsed, 0, 1).astype(np.float32))
+
+    def _read(self, features: F32, state: F32, step: I64, lengths: I64) -> tuple[F32, F32]:
+        """Decoded mean, (n, horizon + sums), and quantiles, (n, horizon + sums, levels), of whole targets, never below 0."""
+        n, k = lengths.shape
+        asked = np.ones((n, max(-(-k // SUMS), 1) * SUMS), np.int64)
+        asked[:, :k] = lengths
+        inputs = rows.encoder_inputs(self.spec, features, step, self.artefact.profiles)
+        scale = rows.scales(self.spec, features)
+        wanted = targets.decoder_inputs(self.spec, features, step, self.horizon, asked, self.artefact.profiles)
+        mean = np.empty((n, self.horizon + k), np.float32)
+        quantiles = np.empty((n, self.horizon + k, len(self.levels)), np.float32)
+        for part, size in _batches(n):
+            batch = (_padded(array[part], size) for array in (inputs, state, wanted, scale))
+            some_mean, some_quantiles = self._decode(*batch)
+            taken = slice(0, part.stop - part.start), slice(0, self.horizon + k)
+            mean[part], quantiles[part] = some_mean[taken], some_quantiles[taken]
+        mean[:, self.horizon :] *= lengths
+        quantiles[:, self.horizon :] *= lengths[..., None]
+        return mean, np.maximum(quantiles, 0, out=quantiles)
+
+    def _check(self, n: int, *, features: F32, state: F32, demand: F32) -> None:
+        for name, array, width in (
+            ("features", features, self.feature_size),
+            ("state", state, self.state_size),
+            ("demand", demand, 1 + len(self.spec.streams)),
+        ):
+            if array.shape != (n, width) or array.dtype != np.float32:
+                raise ValueError(f"{name} must be float32 {(n, width)}, not {array.dtype} {array.shape}")
+
+
+def _batches(n: int) -> Iterator[tuple[slice, int]]:
+    """Cuts of 0 .. n with the batch size that each is padded to.
+
+    >>> [(part.start, part.stop, size) for part, size in _batches(5400)]
+    [(0, 4096, 4096), (4096, 5120, 1024), (5120, 5400, 1024)]
+    """
+    small, middle, large = BATCHES
+    start = 0
+    while start < n:
+        rest = n - start
+        size = large if rest >= large else middle if rest > small else small
+        yield slice(start, min(start + size, n)), size
+        start += size
+
+
+def _padded(array: F32, size: int) -> F32:
+    """`array` with rows of zeros up to `size`."""
+    if len(array) == size:
+        return array
+    out = np.zeros((size, *array.shape[1:]), np.float32)
+    out[: len(array)] = array
+    return out

@@ -1,0 +1,134 @@
+"""The network: an LSTM over steps and a direct decoder over targets, written in `keras.ops` over named weights.
+
+The same functions serve training and inference, on TensorFlow and on JAX. A quantile at a low level never exceeds one at a higher level.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, Final
+
+import numpy as np
+
+# TensorFlow tells a page about itself on standard error, unless told not to before it is loaded.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+from keras import ops
+
+from models.features import F32
+
+Tensor = Any  # of the backend
+Weights = Mapping[str, Tensor]
+
+# Inputs are clipped to this many standard deviations: a wild product must not saturate the LSTM for weeks.
+_CLIP: Final = 6.0
+_EPSILON: Final = 1e-5
+# Added to every mean, so that deviances and ratios stay finite.
+_LEAST_MEAN: Final = 1e-3
+# Lowest quantile before clipping at 0: lets a quantile be exactly 0 without an infinite weight.
+_BELOW_ZERO: Final = 0.05
+# Spread grows slower than the level along a seasonal profile (between Poisson's 0.5 and proportional's 1).
+_SPREAD_POWER: Final = 0.7
+
+
+def normalised(weights: Weights, inputs: Tensor) -> Tensor:
+    """Encoder inputs, (..., encoder_inputs), as the LSTM takes them."""
+    return ops.clip((inputs - weights["input.mean"]) / weights["input.deviation"], -_CLIP, _CLIP)
+
+
+def lstm_step(weights: Weights, inputs: Tensor, state: Tensor) -> Tensor:
+    """State, (n, 2 hidden) = h beside c, after one step of encoder inputs, (n, encoder_inputs)."""
+    n = weights["lstm.recurrent"].shape[0]
+    h, c = state[:, :n], state[:, n:]
+    z = ops.matmul(normalised(weights, inputs), weights["lstm.kernel"]) + weights["lstm.bias"] + ops.matmul(h, weights["lstm.recurrent"])
+    gate_in, gate_forget, gate_out = ops.sigmoid(z[:, :n]), ops.sigmoid(z[:, n : 2 * n]), ops.sigmoid(z[:, 3 * n :])
+    c = gate_forget * c + gate_in * ops.tanh(z[:, 2 * n : 3 * n])
+    return ops.concatenate([gate_out * ops.tanh(c), c], axis=-1)
+
+
+def decode(
+    weights: Weights,
+    inputs: Tensor,
+    h: Tensor,
+    rows: Tensor,
+    scale: Tensor,
+    *,
+    horizon: int,
+    n_profiles: int,
+    drop: Callable[[Tensor], Tensor] = lambda x: x,
+) -> tuple[Tensor, Tensor]:
+    """Mean, (n, rows), and quantiles, (n, rows, levels), of the demand *per step* of each target.
+
+    `inputs`: (n, encoder_inputs) of the last consumed step; `h`: (n, hidden) after it; `rows`: (n, rows, decoder_inputs), the first
+    `horizon` of them steps, then sums; `scale`: (n,). The mean is a bounded factor on the seasonal profile; quantiles are
+    cumulated positive increments, so they rise.
+    """
+    context = ops.matmul(ops.concatenate([_layer_norm(weights, h), normalised(weights, inputs)], axis=-1), weights["context.kernel"])
+    z = ops.silu((context + weights["context.bias"])[:, None] + ops.matmul(rows, weights["target.kernel"]) + weights["target.bias"])
+    z = z + ops.silu(ops.matmul(drop(z), weights["inner.kernel"]) + weights["inner.bias"])
+    z = drop(z)
+    heads = [
+        ops.matmul(z[:, :horizon], weights["step.kernel"]) + weights["step.bias"],
+        ops.matmul(z[:, horizon:], weights["sum.kernel"]) + weights["sum.bias"],
+    ]
+    out = ops.concatenate(heads, axis=1)
+    level = ops.mean(rows[..., :n_profiles], axis=-1) if n_profiles else ops.zeros_like(rows[..., 0])
+    mean = ops.exp(level + ops.clip(out[..., 0], -4.0, 4.0)) * scale[:, None] + _LEAST_MEAN
+    rising = ops.cumsum(ops.softplus(out[..., 1:]), axis=-1) - _BELOW_ZERO
+    return mean, rising * ops.exp(_SPREAD_POWER * level)[..., None] * scale[:, None, None]
+
+
+def _layer_norm(weights: Weights, h: Tensor) -> Tensor:
+    centred = h - ops.mean(h, axis=-1, keepdims=True)
+    deviation = ops.sqrt(ops.mean(centred * centred, axis=-1, keepdims=True) + _EPSILON)
+    return centred / deviation * weights["norm.gain"] + weights["norm.offset"]
+
+
+Compiled = Callable[..., Any]
+
+
+def compiled(function: Callable[..., Any], weights: Mapping[str, F32], on_trace: Callable[[], None]) -> Compiled:
+    """`function(weights, *arrays)` compiled by the backend, once for each shape; takes NumPy arrays, returns them (or tuples).
+
+    `on_trace` is called for each compilation, so that tests can count them.
+    """
+    backend = keras.backend.backend()
+
+    def traced(held: Weights, *arrays: Tensor) -> Any:
+        on_trace()
+        return function(held, *arrays)
+
+    if backend == "tensorflow":
+        return _compiled_by_tensorflow(traced, weights)
+    if backend == "jax":
+        return _compiled_by_jax(traced, weights)
+    raise RuntimeError(f"the Keras backend {backend!r} is not supported; set KERAS_BACKEND to tensorflow or jax")
+
+
+def _compiled_by_tensorflow(function: Callable[..., Any], weights: Mapping[str, F32]) -> Compiled:
+    import tensorflow as tf
+
+    held = {name: tf.constant(value) for name, value in weights.items()}
+    # A concrete function a set of shapes: it calls faster, but alone it would accept a wrong batch size.
+    by_shape: dict[tuple[tuple[int, ...], ...], Any] = {}
+
+    def call(*arrays: F32) -> Any:
+        shapes = tuple(array.shape for array in arrays)
+        if shapes not in by_shape:
+            traced = tf.function(lambda *tensors: function(held, *tensors), jit_compile=True, autograph=False)
+            by_shape[shapes] = traced.get_concrete_function(*(tf.TensorSpec(shape, tf.float32) for shape in shapes))
+        return tf.nest.map_structure(lambda tensor: tensor.numpy(), by_shape[shapes](*map(tf.convert_to_tensor, arrays)))
+
+    return call
+
+
+def _compiled_by_jax(function: Callable[..., Any], weights: Mapping[str, F32]) -> Compiled:
+    jax: Any = import_module("jax")  # optional: not among the program's requirements
+    held = {name: jax.numpy.asarray(value) for name, value in weights.items()}
+    run = jax.jit(function)  # weights are an argument: a closure would bake them into the program
+
+    def call(*arrays: F32) -> Any:
+        return jax.tree.map(np.asarray, run(held, *arrays))
+
+    return call

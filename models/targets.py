@@ -1,0 +1,103 @@
+"""What the decoder is asked: one row of inputs for each target interval, of a step or of a sum of steps.
+
+A target is the steps `start + 1 .. end` after the last consumed one. Step targets are the horizon's single steps, sum targets begin at 0.
+Their rows hold the product's and the shop's seasonal profile over the target, its place and length, and the calendar.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from models.features import F32, I64, FeatureSpec, ages, distinct, layout, scales
+from models.seasons import Season
+
+# A profile never says "impossible": a small share of the scale is added before the logarithm.
+_PROFILE_SHARE: Final = np.float32(0.05)
+_TINY: Final = np.float32(0.01)
+# Places beyond this many horizons look alike to the network.
+_FARTHEST: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Upcoming:
+    """What `rows` needs to know about the steps after the last consumed one; a leading axis of 1 is shared by all products."""
+
+    own: tuple[F32, ...]  # (n, period) for each period: the product's profile, in the order of the coming steps
+    shop: tuple[F32, ...]  # (n or 1, period): the shop's profile, likewise
+    waves: F32  # (n or 1, horizon, waves)
+    sum_waves: F32  # (n, sums, waves) mean over each sum's steps
+
+
+def rows(horizon: int, lengths: I64, upcoming: Upcoming, scale: F32, age: F32) -> F32:
+    """Decoder inputs, (n, horizon + sums, n_decoder_inputs), for products of `scale` and `age`, (n,); `lengths`, (n, sums), in steps."""
+    n, sums = lengths.shape
+    n_profiles = len(upcoming.own)
+    out = np.empty((n, horizon + sums, 2 * n_profiles + 3 + upcoming.waves.shape[-1]), np.float32)
+    column = scale[:, None]
+    for p, (own, shop) in enumerate(zip(upcoming.own, upcoming.shop, strict=True)):
+        filled = _fill(own, shop, scale, age)
+        ratio = (_over(filled, horizon, lengths) + _PROFILE_SHARE * column + _TINY) / (column + _TINY)
+        out[:, :, p] = np.log(ratio)
+        out[:, :, n_profiles + p] = np.log(_over(shop, horizon, lengths) + np.float32(0.05))
+    places, spans = _places(horizon, lengths)
+    out[:, :, 2 * n_profiles] = np.log(places / np.float32(horizon) + np.float32(0.1))
+    out[:, :, 2 * n_profiles + 1] = np.minimum(places / np.float32(horizon), _FARTHEST)
+    out[:, :, 2 * n_profiles + 2] = np.log(spans)
+    out[:, :horizon, 2 * n_profiles + 3 :] = upcoming.waves
+    out[:, horizon:, 2 * n_profiles + 3 :] = upcoming.sum_waves
+    return out
+
+
+def _fill(own: F32, shop: F32, scale: F32, age: F32) -> F32:
+    """A phase that the product has not lived through yet is expected to be like the shop's."""
+    period = own.shape[1]
+    if (age >= period).all():
+        return own
+    visited = age[:, None] + np.arange(period) >= period
+    return np.where(visited, own, shop * scale[:, None])
+
+
+def _over(ordered: F32, horizon: int, lengths: I64) -> F32:
+    """Mean of a profile over each target, (n, horizon + sums); `ordered`, (n or 1, period), begins with the first coming step."""
+    period = ordered.shape[1]
+    before = np.zeros((len(ordered), period + 1), np.float32)
+    np.cumsum(ordered, axis=1, out=before[:, 1:])
+    turns, rest = np.divmod(lengths, period)
+    partial = before[0][rest] if len(ordered) == 1 else np.take_along_axis(before, rest, axis=1)
+    sums = (turns.astype(np.float32) * before[:, -1:] + partial) / lengths.astype(np.float32)
+    steps = np.broadcast_to(ordered[:, np.arange(horizon) % period], (len(sums), horizon))
+    return np.concatenate([steps, sums], axis=1)
+
+
+def _places(horizon: int, lengths: I64) -> tuple[F32, F32]:
+    """Middle, (n, horizon + sums), counted so that the first step's is 1, and length of each target."""
+    n = len(lengths)
+    steps = np.broadcast_to(np.arange(1, horizon + 1, dtype=np.float32), (n, horizon))
+    spans = lengths.astype(np.float32)
+    return np.concatenate([steps, (spans + 1) / 2], axis=1), np.concatenate([np.ones((n, horizon), np.float32), spans], axis=1)
+
+
+def decoder_inputs(spec: FeatureSpec, features: F32, step: I64, horizon: int, lengths: I64, profiles: Sequence[F32]) -> F32:
+    """Decoder inputs, (n, horizon + sums, n_decoder_inputs), of feature rows that have consumed `step`, (n,); `lengths`, (n, sums)."""
+    scale, age = scales(spec, features), ages(spec, features)
+    out = np.empty((len(features), horizon + lengths.shape[1], spec.n_decoder_inputs), np.float32)
+    span = max(horizon, *spec.periods, 1 << (max(1, int(lengths.max(initial=1))) - 1).bit_length())
+    steps, inverse = distinct(step)
+    for i, last in enumerate(steps):
+        group = slice(None) if len(steps) == 1 else np.flatnonzero(inverse == i)
+        upcoming = _upcoming(spec, features[group], spec.season(int(last) + 1, span), horizon, lengths[group], profiles)
+        out[group] = rows(horizon, lengths[group], upcoming, scale[group], age[group])
+    return out
+
+
+def _upcoming(spec: FeatureSpec, features: F32, ahead: Season, horizon: int, lengths: I64, profiles: Sequence[F32]) -> Upcoming:
+    where = layout(spec)
+    orders = [ahead.phases[p][:period] for p, period in enumerate(spec.periods)]
+    return Upcoming(
+        own=tuple(features[:, span.start + order] for span, order in zip(where.profiles, orders, strict=True)),
+        shop=tuple(profile[order][None] for profile, order in zip(profiles, orders, strict=True)),
+        waves=ahead.waves[None, :horizon],
+        sum_waves=(ahead.waves_before[lengths] / lengths[..., None]).astype(np.float32),
+    )

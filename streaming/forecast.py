@@ -1,0 +1,131 @@
+"""The forecast worker: doorbells in, forecasts and alerts out. Kafka says which shards are ours; Redis says what is to be done."""
+
+import asyncio
+import contextlib
+import time
+from typing import Any, Final
+
+import structlog
+from faust.types import TP
+
+from feature_store.calls import OwnerLost
+from feature_store.store import FeatureStore
+from models.artefact import UnusableArtefact
+from models.forecaster import Forecaster
+from streaming.engine import ForecastEngine
+from streaming.errors import UserError
+from streaming.health import ASSIGNMENT, MODEL, STORE, Health
+from streaming.settings import Settings
+from streaming.transport import BatchApp
+
+CONDITIONS: Final = (ASSIGNMENT, STORE, MODEL)
+FORECASTING: Final = "forecasting"
+# A round is a fraction of a second; a minute of silence is a worker that makes no progress.
+SILENCE_S: Final = 60.0
+# How soon to look again without a doorbell: time moves by heartbeats and clocks, too, and they ring none.
+POLL_S: Final = 0.25
+# For a round to end when shards are revoked; one that ends later is refused by its token.
+RELEASE_S: Final = 4.0
+
+log = structlog.stdlib.get_logger("trendcast")
+
+
+class ForecastWorker:
+    """Rounds of the engine, as fast as doorbells ring, between assignments."""
+
+    def __init__(self, settings: Settings, app: BatchApp, health: Health) -> None:
+        self._settings, self._app, self._health = settings, app, health
+        self._store: FeatureStore | None = None
+        self._engine: ForecastEngine | None = None
+        self._rung = asyncio.Event()
+        self._round = asyncio.Lock()
+        self._lost_at: float | None = None
+        app.read_positions = self.read_positions
+
+        @app.agent(app.batches(settings.updates_topic), name="forecast")  # type: ignore[untyped-decorator]
+        async def hear(stream: Any) -> None:
+            async for event in stream.noack().events():
+                self._rung.set()
+                event.ack()
+
+    async def open(self) -> None:
+        """Load and warm up the model, which takes some seconds, before Kafka gives us shards."""
+        s = self._settings
+        model = await asyncio.to_thread(_load, s)
+        self._health.met(MODEL)
+        self._store = await FeatureStore.open(s, feature_spec=model.spec.hash)
+        self._health.met(STORE)
+        self._engine = ForecastEngine(s, self._store, model, self._app.send_all)
+        log.info("model.loaded", name=model.name, version=model.version)
+
+    async def run(self) -> None:
+        assert self._engine is not None
+        self._health.watch(FORECASTING, SILENCE_S, time.monotonic())
+        while True:
+            self._rung.clear()
+            try:
+                async with self._round:
+                    more = await self._engine.cycle()
+            except OwnerLost as lost:
+                log.warning("shard.lost", shard=lost.shard)
+                self._engine.revoke()
+                self._lost_at = time.monotonic()
+                more = False
+            await self._reclaim()
+            self._health.progressed(FORECASTING, time.monotonic())
+            if more:
+                await asyncio.sleep(0)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await self._rung.wait()
+
+    async def _reclaim(self) -> None:
+        """Normally Kafka has given a lost shard to another, and the rebalance that tells us so is on its way. If none comes, a slow earlier owner's
+        claim came after ours, and nobody would serve the shard: claim again."""
+        assert self._engine is not None
+        if self._lost_at is None or time.monotonic() - self._lost_at < self._settings.session_timeout_ms / 1000:
+            return
+        self._lost_at = None
+        async with self._round:
+            await self._engine.assign(tp.partition for tp in self._app.assigned())
+
+    async def release(self) -> None:
+        self._lost_at = None
+        if self._engine is None:
+            return
+        self._engine.revoke()
+        self._health.lost(ASSIGNMENT, "no shards are assigned")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RELEASE_S), self._round:
+                pass
+
+    async def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+        if self._store is not None:
+            await self._store.close()
+
+    async def read_positions(self, assigned: frozenset[TP]) -> dict[TP, int]:
+        """A new assignment: own its shards, and hear doorbells from now on. Redis knows what rang before."""
+        assert self._engine is not None
+        ends = {tp: end for tp, (_, end) in (await self._app.log_bounds(assigned)).items()}
+        async with self._round:
+            await self._engine.assign(tp.partition for tp in assigned)
+        self._health.met(ASSIGNMENT)
+        self._rung.set()
+        return ends
+
+
+def _load(settings: Settings) -> Forecaster:
+    try:
+        model = Forecaster.load(settings.model_dir, settings.timezone)
+    except UnusableArtefact as error:
+        raise UserError(str(error)) from error
+    if model.spec.step_ms != settings.step_ms:
+        raise UserError(
+            f"the model in {settings.model_dir} forecasts steps of {model.spec.step_ms} ms, TRENDCAST_STEP_MS says {settings.step_ms}: "
+            "serve a model that was trained for these steps, or change the setting"
+        )
+    model.warm_up()
+    return model

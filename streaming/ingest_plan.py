@@ -1,0 +1,319 @@
+"""What the ingest worker decides, without I/O: where to read from, which records to count, which calls to make, which sources to hold back."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_store.calls import NO_WATERMARK, ApplyCall, Position
+from feature_store.events import ABSENT, EventBatch
+from feature_store.sharding import shards_of
+from feature_store.tiles import Grid, tile_events
+from feature_store.watermarks import Judged
+from streaming.errors import UserError
+
+Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+HOUR_MS: Final = 3_600_000
+# What one atomic call may hold: Redis serves nobody else meanwhile, 2,000 cells take it about 5 ms.
+MAX_CELLS: Final = 2_000
+# Never counted. Offsets are not negative, so that "counted less than this record" needs no special case.
+NEVER: Final = -1
+
+
+class RecordsLost(UserError):
+    """The log no longer holds, or does not yet hold, the record to be read next. An operator decides."""
+
+
+# --- where to read from
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a source is read from after an assignment."""
+
+    offset: int
+    watermark_ms: int  # the source's, before that record
+    gap: tuple[int, int] | None  # records [first, end) that were gone before anything was counted: to be noted
+
+
+def start_of(name: str, stored: Sequence[Position], first: int, end: int, noted_gap_end: int | None) -> Start:
+    """Read from the least that any shard has counted, so that a Redis that lost its last minutes heals by re-reading exactly those.
+
+    `stored`: one position per shard; `first` and `end`: the log's bounds; `noted_gap_end`: where counting began, if that was not offset 0.
+    A shard without a position among others that have one has counted nothing, and must see everything from where counting began.
+
+    Raises RecordsLost.
+    """
+    counted = [p for p in stored if p.next_offset is not None]
+    if not counted:
+        return Start(first, NO_WATERMARK, (0, first) if first > 0 else None)
+    if len(counted) < len(stored):
+        offset, watermark_ms = noted_gap_end or 0, NO_WATERMARK
+    else:
+        offset, watermark_ms = min((p.next_offset or 0, p.watermark_ms) for p in counted)
+    if offset < first:
+        raise RecordsLost(
+            f"{name}: records {offset} to {first - 1} were deleted (retention, or delete-records) before they were counted. They are lost to the "
+            "sums. To go on without them, run `trendcast accept-gap`; forecasts then say quality: gap"
+        )
+    if offset > end:
+        raise RecordsLost(
+            f"{name}: {offset} records are counted, but the log ends at {end}: its end was lost (an unclean leader election?). "
+            "To go on from the log's end, run `trendcast accept-gap`; forecasts then say quality: gap"
+        )
+    return Start(offset, watermark_ms, None)
+
+
+# --- which records to count
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """What one shard's lines add up to; `k` cells over `p` products, `e` remembered event ids."""
+
+    products: list[str]  # (p,)
+    oldest_sent_at_ms: list[int]  # (p,)
+    newest_event_ms: list[int]  # (p,)
+    cell_product: Ints  # (k,) index into products
+    cell_tile: Ints  # (k,)
+    deltas: npt.NDArray[np.float64]  # (k, N_MEASURES)
+    event_hash: Ints  # (e,) distinct
+    event_hour: Ints  # (e,)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceBatch:
+    """The next records of one source, judged, and folded for the usual case that no shard has counted any of them."""
+
+    source: str
+    end: int  # next offset after all of them, those that are not counted included
+    watermark_ms: int  # the source's, after all of them
+    events: EventBatch  # (n,) accepted records without heartbeats and repeated event ids, (m,) lines
+    before_ms: Ints  # (n,) the source's watermark before each
+    remembered: Flags  # (n,) event ids that the deduplication window holds
+    line_shard: npt.NDArray[np.int16]  # (m,)
+    folds: Mapping[int, Fold]  # shard → fold of all its lines
+    duplicates: int  # records that repeat an event id of this batch
+
+    @property
+    def first_event(self) -> int:
+        """Offset of the first record that may be counted; `end` where there is none."""
+        return int(self.events.offset[0]) if len(self.events) else self.end
+
+    @classmethod
+    def empty(cls, source: str, end: int, watermark_ms: int) -> "SourceBatch":
+        """Nothing to count up to `end`."""
+        return cls(source, end, watermark_ms, _NO_EVENTS, _NO_INTS, np.zeros(0, np.bool_), np.zeros(0, np.int16), {}, 0)
+
+
+_NO_INTS: Final[Ints] = np.zeros(0, np.int64)
+_NO_EVENTS: Final = EventBatch(
+    *(_NO_INTS,) * 6, np.zeros(0, np.bool_), _NO_INTS, _NO_INTS, np.zeros(0, np.int8), np.zeros(0), np.zeros(0), product_ids=()
+)
+
+
+def source_batch(
+    source: str, end: int, batch: EventBatch, judged: Judged, start_watermark_ms: int, *, shards: int, grid: Grid, dedup_ms: int
+) -> SourceBatch:
+    """Pick what is to be counted of a decoded batch, and fold it per shard. `start_watermark_ms`: the source's before the batch."""
+    keep = judged.accepted & ~batch.heartbeat
+    watermark_ms = int(judged.watermark_ms[-1]) if len(batch) else start_watermark_ms
+    # Whether an id is remembered must not depend on how the log was cut into batches: judged by the record's own source's watermark.
+    floor = np.maximum(judged.before_ms, NO_WATERMARK + dedup_ms) - dedup_ms
+    remembered = keep & (batch.event_hash != ABSENT) & (batch.event_time_ms // HOUR_MS >= floor // HOUR_MS) & (dedup_ms > 0)
+    repeats = _repeats(batch.event_hash, batch.event_time_ms // HOUR_MS, remembered)
+    keep &= ~repeats
+    events = batch if keep.all() else batch.where(keep)
+    before_ms, remembered = judged.before_ms[keep], remembered[keep]
+    product_shard = shards_of(events.product_ids, shards).astype(np.int16)
+    line_shard = product_shard[events.product]
+    return SourceBatch(
+        source=source,
+        end=end,
+        watermark_ms=watermark_ms,
+        events=events,
+        before_ms=before_ms,
+        remembered=remembered,
+        line_shard=line_shard,
+        folds=_fold(events, before_ms, remembered, line_shard, product_shard, grid),
+        duplicates=int(repeats.sum()),
+    )
+
+
+def _repeats(event_hash: Ints, hour: Ints, remembered: Flags) -> Flags:
+    """(n,) records whose event id and hour an earlier record of the batch has: the first wins."""
+    repeats = np.zeros(len(event_hash), dtype=np.bool_)
+    rows = np.flatnonzero(remembered)
+    ordered = np.sort(event_hash[rows])
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(again):
+        return repeats
+    seen: set[tuple[int, int]] = set()
+    for row in rows[np.isin(event_hash[rows], again)].tolist():
+        event = int(event_hash[row]), int(hour[row])
+        repeats[row] = event in seen
+        seen.add(event)
+    return repeats
+
+
+def _fold(
+    events: EventBatch,
+    before_ms: Ints,
+    remembered: Flags,
+    line_shard: npt.NDArray[np.int16],
+    product_shard: npt.NDArray[np.int16],
+    grid: Grid,
+) -> dict[int, Fold]:
+    """Fold all lines at once, then cut the cells by shard: one pass, whatever the number of shards."""
+    if not len(events.record):
+        return {}
+    cells = tile_events(events, before_ms, grid)
+    cell_shard = product_shard[cells.product]
+    order = np.argsort(cell_shard, kind="stable")  # by shard, and within it by product and tile
+    cell_shard, product, tile, deltas = cell_shard[order], cells.product[order], cells.tile[order], cells.deltas[order]
+    starts = np.flatnonzero(np.r_[True, product[1:] != product[:-1]])  # a product has one shard
+    oldest = np.minimum.reduceat(cells.oldest_sent_at_ms[order], starts).tolist()
+    newest = np.maximum.reduceat(cells.newest_event_ms[order], starts).tolist()
+    names = [events.product_ids[code] for code in product[starts].tolist()]
+    number = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(product)]))  # (k,) index of the cell's product
+
+    hash_shard, hash_, hour = _event_ids(events, remembered, line_shard)
+    touched = np.unique(cell_shard)
+    cell_at = np.r_[np.searchsorted(cell_shard, touched), len(cell_shard)].tolist()
+    name_at = np.r_[np.searchsorted(cell_shard[starts], touched), len(starts)].tolist()
+    hash_from, hash_to = np.searchsorted(hash_shard, touched).tolist(), np.searchsorted(hash_shard, touched, side="right").tolist()
+    return {
+        shard: Fold(
+            products=names[name_at[i] : name_at[i + 1]],
+            oldest_sent_at_ms=oldest[name_at[i] : name_at[i + 1]],
+            newest_event_ms=newest[name_at[i] : name_at[i + 1]],
+            cell_product=number[cell_at[i] : cell_at[i + 1]] - name_at[i],
+            cell_tile=tile[cell_at[i] : cell_at[i + 1]],
+            deltas=deltas[cell_at[i] : cell_at[i + 1]],
+            event_hash=hash_[hash_from[i] : hash_to[i]],
+            event_hour=hour[hash_from[i] : hash_to[i]],
+        )
+        for i, shard in enumerate(touched.tolist())
+    }
+
+
+def _event_ids(events: EventBatch, remembered: Flags, line_shard: npt.NDArray[np.int16]) -> tuple[npt.NDArray[np.int16], Ints, Ints]:
+    """Event ids that each shard is to remember: shard, hash and hour, by shard; an order of many lines gives each of its shards its id once."""
+    lines = np.flatnonzero(remembered[events.record])
+    order = lines[np.argsort(line_shard[lines], kind="stable")]
+    shard, record = line_shard[order], events.record[order]
+    first = np.ones(len(order), dtype=np.bool_)
+    first[1:] = (shard[1:] != shard[:-1]) | (record[1:] != record[:-1])
+    shard, record = shard[first], record[first]
+    return shard, events.event_hash[record], events.event_time_ms[record] // HOUR_MS
+
+
+# --- which calls to make
+
+
+def next_call(batch: SourceBatch, shard: int, counted: int, without: frozenset[int], grid: Grid) -> ApplyCall:
+    """The call that brings `shard` from `counted` (NEVER: nothing was) on towards the batch's end; `without`: event ids it already knows.
+
+    Holds at most MAX_CELLS cells, unless one record has more: then the caller asks again from the call's `next_offset`.
+    """
+    fold = batch.folds.get(shard)
+    end, watermark_ms = batch.end, batch.watermark_ms
+    if fold is not None and (counted > batch.first_event or without or len(fold.cell_tile) > MAX_CELLS):
+        fold, end, watermark_ms = _refold(batch, shard, counted, without, grid)
+    expected = None if counted == NEVER else counted
+    if fold is None:
+        return ApplyCall(shard, batch.source, expected, end, watermark_ms)
+    return ApplyCall(
+        shard=shard,
+        source=batch.source,
+        expected=expected,
+        next_offset=end,
+        watermark_ms=watermark_ms,
+        products=fold.products,
+        oldest_sent_at_ms=fold.oldest_sent_at_ms,
+        newest_event_ms=fold.newest_event_ms,
+        cell_product=fold.cell_product,
+        cell_tile=fold.cell_tile,
+        deltas=fold.deltas,
+        event_hash=fold.event_hash,
+        event_hour=fold.event_hour,
+    )
+
+
+def _refold(batch: SourceBatch, shard: int, counted: int, without: frozenset[int], grid: Grid) -> tuple[Fold | None, int, int]:
+    """The shard's own lines that it has not counted and whose event ids it does not know: fold, next offset, watermark before that."""
+    events = batch.events
+    wanted = events.offset >= counted
+    if without:
+        wanted &= ~np.isin(events.event_hash, np.fromiter(without, dtype=np.int64, count=len(without)))
+    lines = np.flatnonzero((batch.line_shard == shard) & wanted[events.record])
+    fold = _fold_lines(batch, lines, shard, grid)
+    if fold is None or len(fold.cell_tile) <= MAX_CELLS:
+        return fold, batch.end, batch.watermark_ms
+    # As many records as have MAX_CELLS lines, and so no more cells than that; at least one record.
+    record = events.record[lines]
+    cut = int(np.searchsorted(record, record[MAX_CELLS]))
+    if cut == 0:
+        cut = int(np.searchsorted(record, record[0], side="right"))
+    if cut == len(lines):
+        return fold, batch.end, batch.watermark_ms
+    following = int(record[cut])
+    return _fold_lines(batch, lines[:cut], shard, grid), int(events.offset[following]), int(batch.before_ms[following])
+
+
+def _fold_lines(batch: SourceBatch, lines: Ints, shard: int, grid: Grid) -> Fold | None:
+    """Fold of some lines, all of one shard; None where there are none."""
+    e = batch.events
+    some = EventBatch(
+        offset=e.offset,
+        timestamp_ms=e.timestamp_ms,
+        sent_at_ms=e.sent_at_ms,
+        event_time_ms=e.event_time_ms,
+        placed_at_ms=e.placed_at_ms,
+        event_hash=e.event_hash,
+        heartbeat=e.heartbeat,
+        record=e.record[lines],
+        product=e.product[lines],
+        kind=e.kind[lines],
+        quantity=e.quantity[lines],
+        amount=e.amount[lines],
+        product_ids=e.product_ids,
+    )
+    in_shard = np.full(len(e.product_ids), shard, dtype=np.int16)
+    return _fold(some, batch.before_ms, batch.remembered, batch.line_shard[lines], in_shard, grid).get(shard)
+
+
+# --- which sources to hold back
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTime:
+    """How far one expected source has come in event time."""
+
+    watermark_ms: int  # greater of what its records and what the clock say; NO_WATERMARK: not heard of
+    catching_up: bool  # its log holds records that are not counted yet
+
+
+def too_far_ahead(
+    own: Mapping[str, SourceTime], others: Iterable[SourceTime], closed_end_ms: int | None, *, ahead_ms: int, tile_retention_ms: int
+) -> frozenset[str]:
+    """Sources to hold back: more than `ahead_ms` of event time ahead of the slowest, or half the tile retention ahead of closed steps.
+
+    Only sources that have records left to count make others wait: one that stands at the end of its log comes no further by waiting for it.
+    `closed_end_ms`: end of the last step that every shard closed; None: nothing is counted yet.
+
+    >>> hour, fast, slow = 3_600_000, SourceTime(10 * 3_600_000, True), SourceTime(3_600_000, True)
+    >>> sorted(too_far_ahead({"a": fast, "b": slow}, [], None, ahead_ms=3 * hour, tile_retention_ms=24 * hour))
+    ['a']
+    >>> sorted(too_far_ahead({"a": fast, "b": SourceTime(hour, False)}, [], None, ahead_ms=3 * hour, tile_retention_ms=24 * hour))
+    []
+    >>> sorted(too_far_ahead({"a": fast}, [], -3 * hour, ahead_ms=3 * hour, tile_retention_ms=24 * hour))
+    ['a']
+    """
+    slowest = min((s.watermark_ms for s in (*own.values(), *others) if s.catching_up and s.watermark_ms != NO_WATERMARK), default=None)
+    limits = [base + limit for base, limit in ((slowest, ahead_ms), (closed_end_ms, tile_retention_ms // 2)) if base is not None]
+    return frozenset(name for name, source in own.items() if limits and source.watermark_ms > min(limits))

@@ -1,0 +1,182 @@
+"""What the forecast worker says, built from arrays: forecasts from read-outs, trend alerts from transitions. Pure."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from models import features as rows
+from models.alert_messages import Alert
+from models.alerts import Action
+from models.features import FeatureSpec
+from models.nowcast import Forecasts
+from models.timeline import Timelines
+from streaming.contracts import (
+    Cumulative,
+    Direction,
+    Driver,
+    Expected,
+    Forecast,
+    ModelName,
+    Quality,
+    Recent,
+    Running,
+    Trend,
+    TrendAlert,
+    Window,
+)
+
+# Digits that a reader can use; the rest is noise that every subscriber would pay for.
+DECIMALS: Final = 4
+# A new product's first day: its forecast is mostly the shop's.
+COLD_START_STEPS: Final = 24
+# A trend is called one when the coming day's mean leaves the last week's level by a fifth.
+FLAT_BAND: Final = 0.2
+# Alerts decided later than this after their window are history; nobody is paged for them.
+REPLAY_AFTER_MS: Final = 15 * 60_000
+# A forecast that was not renewed for two steps is not to be acted on.
+VALID_STEPS: Final = 2
+RUNBOOK: Final = "docs/alerts.md"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardContext:
+    """What all forecasts of a shard share; times in epoch ms."""
+
+    sequence: int
+    as_of_ms: int
+    complete_through_ms: int
+    late_source: bool
+    gap: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One product to be forecast."""
+
+    product_id: str
+    context: ShardContext
+    observed: float  # units of the running step
+    active: bool  # anything was counted in the running step
+    oldest_input_at_ms: int | None
+
+
+def forecasts(
+    requests: Sequence[Request],
+    timelines: Timelines,
+    out: Forecasts,
+    *,
+    spec: FeatureSpec,
+    levels: Sequence[float],
+    sums: Sequence[int],
+    model: ModelName,
+    issued_at_ms: int,
+) -> Iterator[Forecast]:
+    """One message per request; row i of `timelines` and `out` is request i's. The first predicted step is the running one."""
+    step_ms = spec.step_ms
+    mean, quantiles = _rounded(out.mean), _rounded(out.quantiles)
+    cumulative_mean, cumulative = _rounded(out.cumulative_mean), _rounded(out.cumulative_quantiles)
+    running = out.running
+    by_now_mean, by_now = _rounded(running.by_now_mean), _rounded(running.by_now_quantiles)
+    step_mean, step_quantiles = _rounded(running.step_mean), _rounded(running.step_quantiles)
+    recent, ages = rows.recent(spec, timelines.features, timelines.step), rows.ages(spec, timelines.features)
+    level = _week_level(recent)
+    for i, request in enumerate(requests):
+        context, step = request.context, int(timelines.step[i])
+        first_ms = (step + 1) * step_ms
+        elapsed_ms = min(max(context.as_of_ms - first_ms, 0), step_ms)
+        yield Forecast(
+            product_id=request.product_id,
+            revision=(step, context.sequence),
+            kind="nowcast" if request.active else "close",
+            as_of=context.as_of_ms,
+            complete_through=context.complete_through_ms,
+            issued_at=issued_at_ms,
+            valid_until=issued_at_ms + VALID_STEPS * step_ms,
+            step_ms=step_ms,
+            first_step=first_ms,
+            horizon=len(mean[i]),
+            mean=mean[i],
+            levels=list(levels),
+            quantiles=quantiles[i],
+            cumulative=[Cumulative(steps=length, mean=cumulative_mean[i][k], quantiles=cumulative[i][k]) for k, length in enumerate(sums)],
+            running=Running(
+                elapsed_ms=elapsed_ms,
+                observed=request.observed,
+                expected_by_now=Expected(mean=by_now_mean[i], quantiles=by_now[i]),
+                expected_step=Expected(mean=step_mean[i], quantiles=step_quantiles[i]),
+            ),
+            recent=Recent(first_step=(step + 1 - spec.recent) * step_ms, demand=_or_none(recent[i])),
+            trend=_trend(float(out.mean[i].mean()), float(level[i])),
+            model=model,
+            quality=_quality(context, ages[i] < COLD_START_STEPS),
+            oldest_input_at=request.oldest_input_at_ms,
+        )
+
+
+def trend_alert(alert: Alert, levels: Sequence[float], model: ModelName, *, now_ms: int | None, valid_for_ms: int) -> TrendAlert:
+    """The message of one state of an alert. `now_ms`: the shop's time; None (a replayed log): everything is history."""
+    return TrendAlert(
+        alert_id=alert.alert_id,
+        fingerprint=alert.fingerprint,
+        sequence=alert.sequence,
+        status="resolved" if alert.action is Action.RESOLVE else "firing",
+        kind=alert.kind.value,
+        severity=alert.severity.value,
+        title=alert.title,
+        product_id=alert.product_id,
+        starts_at=alert.starts_at_ms,
+        updated_at=alert.updated_at_ms,
+        ends_at=alert.ends_at_ms,
+        reason=None if alert.reason is None else alert.reason.value,
+        window=Window(start=alert.starts_at_ms, end=alert.updated_at_ms),
+        observed=_round(alert.observed),
+        levels=list(levels),
+        expected=Expected(mean=_round(alert.expected), quantiles=[_round(q) for q in alert.expected_quantiles]),
+        score=alert.score,
+        drivers=[Driver(name="units above expectation", effect=_round(alert.observed - alert.expected))],
+        valid_until=alert.updated_at_ms + valid_for_ms,
+        model=model,
+        replay=now_ms is None or now_ms - alert.updated_at_ms > REPLAY_AFTER_MS,
+        runbook=RUNBOOK,
+    )
+
+
+def _quality(context: ShardContext, cold: bool) -> Quality:
+    if context.gap:
+        return "gap"
+    if context.late_source:
+        return "late"
+    return "cold_start" if cold else "ok"
+
+
+def _trend(ahead: float, level: float) -> Trend:
+    """Mean demand per step of the horizon against the recent level."""
+    strength = _round((ahead - level) / max(level, 0.01)) if max(ahead, level) > 0.01 else 0.0
+    direction: Direction = "flat" if abs(strength) < FLAT_BAND else "rising" if strength > 0 else "falling"
+    drivers = [Driver(name="recent level", effect=_round(level)), Driver(name="forecast", effect=_round(ahead))]
+    return Trend(direction=direction, strength=strength, drivers=drivers)
+
+
+def _week_level(recent: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Mean of the known recent demands, (n,); 0 where none is known."""
+    known = np.isfinite(recent)
+    total = np.where(known, recent, 0).sum(axis=1)
+    return np.asarray(total / np.maximum(known.sum(axis=1), 1), np.float32)
+
+
+def _rounded(values: npt.NDArray[np.float32]) -> list:  # type: ignore[type-arg]
+    """Nested lists of floats; the conversion to float64 comes first, so that what is written is short."""
+    nested: list = np.round(values.astype(np.float64), DECIMALS).tolist()  # type: ignore[type-arg]
+    return nested
+
+
+def _round(value: float) -> float:
+    return round(float(value), DECIMALS)
+
+
+def _or_none(values: npt.NDArray[np.float32]) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in np.round(values.astype(np.float64), 3).tolist()]

@@ -1,0 +1,494 @@
+"""Faust over batches: one Faust message is one fetch of one partition. The only place that touches Faust's private API.
+
+Faust costs about 65 µs a message (four asyncio tasks, stream, event and acknowledgement bookkeeping), whatever its settings. Here a message's
+value is the list of the records of one fetch, so that this is paid once for thousands of records. Agents stay ordinary agents. Besides,
+this closes the traps that Faust leaves open; each is named where it is closed. It is pinned: `check_versions` refuses any other Faust.
+"""
+
+import asyncio
+import contextlib
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Final, NamedTuple
+
+import aiokafka
+import faust
+import msgspec
+from aiokafka.consumer.fetcher import FetchResult
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, NoOffsetForPartitionError, OffsetOutOfRangeError
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, ConsumerMessage
+from mode import Service
+
+from streaming.errors import UserError
+from streaming.settings import Settings
+
+PINNED: Final = {"faust-streaming": "0.15.3", "aiokafka": "0.14.0"}
+
+# Records of one fetch: enough that Faust's cost per message vanishes, few enough that a buffered batch is a few MB.
+MAX_FETCH_RECORDS: Final = 16_384
+FETCH_BYTES: Final = 1 << 20
+# Batches that Faust buffers per agent; each holds up to MAX_FETCH_RECORDS records.
+BUFFERED_BATCHES: Final = 8
+# aiokafka has one fetch in flight per broker, over all partitions that are empty at that moment. A partition that is drained meanwhile waits
+# for that fetch to return, so this bounds what freshness loses when traffic is thin. Faust's own value is 1,500 ms.
+FETCH_WAIT_MS: Final = 50
+# How often to look at partitions again while none may be fetched (all buffered, or held back).
+IDLE_POLL_S: Final = 0.02
+COORDINATOR_CHECK_S: Final = 1.0
+# A broker that is away for longer fails the send and so ends the process (Faust's own value is 20 minutes).
+SEND_TIMEOUT_S: Final = 30.0
+NOWHERE: Final = frozenset({TP("", -1)})  # matches no partition: polls for the group's sake, and fetches nothing
+
+Offsets = Mapping[TP, int]
+
+
+class UnsupportedVersion(UserError):
+    """Another Faust or aiokafka than the one whose private parts this module was written against."""
+
+
+class CoordinatorDied(Exception):
+    """The group coordinator's task ended: nothing would be consumed any more, silently. End the process."""
+
+
+class TopicReplaced(Exception):
+    """A topic was deleted and made again under the worker. End the process: the next assignment takes the new log for a new source."""
+
+
+class LogTruncated(UserError):
+    """The read position is not in the log any more (or not yet): records were lost. An operator decides; see the message."""
+
+
+class Mark(NamedTuple):
+    """Where reading of a partition stood when a fetch was handed over."""
+
+    position: int  # next offset to fetch; every committed record below it was handed over
+    end: int  # the log's end for a reader of committed records; -1: not known yet
+
+
+class Record(msgspec.Struct, gc=False):
+    """One record; what is needed of aiokafka's own."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int  # epoch ms
+    timestamp_type: int  # 0: the producer's, 1: the broker's
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One message to send."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    partition: int | None = None
+    timestamp_ms: int | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def check_versions() -> None:
+    """Refuses to run on a Faust or aiokafka that this module does not know. Raises UnsupportedVersion."""
+    for package, wanted in PINNED.items():
+        found = version(package)
+        if found != wanted:
+            raise UnsupportedVersion(
+                f"{package} {found} is installed, but trendcast needs exactly {wanted}: pip install {package}=={wanted}"
+            )
+
+
+class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """aiokafka's consumer, in the thread that Faust gives it: heartbeats go on while the worker computes."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        conf = self.app.conf
+        self._assignor = RoundRobinPartitionAssignor
+        return aiokafka.AIOKafkaConsumer(
+            client_id=conf.broker_client_id,
+            group_id=conf.id,
+            group_instance_id=conf.consumer_group_instance_id,
+            bootstrap_servers=driver.server_list(transport.url, transport.default_port),
+            partition_assignment_strategy=[self._assignor],
+            enable_auto_commit=False,
+            auto_offset_reset="none",  # a read position outside the log is an error, never a jump
+            isolation_level="read_committed",  # Faust reads aborted transactions
+            max_poll_records=conf.broker_max_poll_records,
+            max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
+            max_partition_fetch_bytes=conf.consumer_max_fetch_size,
+            fetch_max_wait_ms=FETCH_WAIT_MS,
+            request_timeout_ms=int(conf.broker_request_timeout * 1000),
+            session_timeout_ms=int(conf.broker_session_timeout * 1000),
+            rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
+            heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
+            metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
+        )
+
+    async def _fetch_records(
+        self,
+        consumer: Any,
+        active_partitions: Iterable[TP],
+        timeout: float | None = None,  # noqa: ASYNC109 - Faust's signature
+        max_records: int | None = None,
+    ) -> tuple[dict[TP, list[Record]], dict[TP, Mark]]:
+        """Records by partition, and where every assigned partition stands after them: one look, so that both agree."""
+        if not self.consumer.flow_active:
+            return {}, {}
+        fetcher = consumer._fetcher
+        if consumer._closed or fetcher._closed:
+            raise ConsumerStoppedError
+        subscriptions = fetcher._subscriptions
+        with subscriptions.fetch_context():
+            if subscriptions.reassignment_in_progress:
+                await subscriptions.wait_for_assignment()
+            records = _drain(fetcher, active_partitions, max_records or MAX_FETCH_RECORDS)
+            if not records:
+                waiter = fetcher._create_fetch_waiter()
+                await asyncio.wait([waiter], timeout=timeout)
+                if waiter.done():
+                    waiter.result()  # authorization errors
+                else:
+                    waiter.cancel()
+                if not subscriptions.reassignment_in_progress:
+                    records = _drain(fetcher, active_partitions, max_records or MAX_FETCH_RECORDS)
+        subscription = subscriptions.subscription
+        assignment = None if subscription is None else subscription.assignment
+        return records, {} if assignment is None else _marks(assignment)
+
+    async def seek_all(self, positions: Offsets) -> None:
+        """Seeks within the consumer's thread; partitions that were revoked meanwhile are left out."""
+
+        async def seek() -> None:
+            consumer = self._ensure_consumer()
+            for tp, offset in positions.items():
+                if consumer._subscription.is_assigned(driver.ensure_aiokafka_TP(tp)):
+                    consumer.seek(driver.ensure_aiokafka_TP(tp), offset)
+
+        await self.call_thread(seek)
+
+
+def _drain(fetcher: Any, active: Iterable[TP], limit: int) -> dict[TP, list[Record]]:
+    """What aiokafka has fetched of the active partitions, about `limit` records at most. Raises what fetching of a partition raised."""
+    drained: dict[TP, list[Record]] = {}
+    for tp, result in list(fetcher._records.items()):
+        if tp not in active:
+            if not fetcher._subscriptions.is_assigned(tp):
+                del fetcher._records[tp]
+            continue
+        if not isinstance(result, FetchResult):
+            if drained:
+                break  # raised by the next call
+            del fetcher._records[tp]
+            fetcher._notify(fetcher._wait_consume_future)
+            with contextlib.suppress(NoOffsetForPartitionError):  # nothing was ever committed: our own seek is on its way
+                result.check_raise()
+            continue
+        records = _unpack(result, limit)
+        if not result.has_more():
+            del fetcher._records[tp]
+            fetcher._notify(fetcher._wait_consume_future)
+        if records:
+            drained[TP(*tp)] = records
+            limit -= len(records)
+            if limit <= 0:
+                break
+    return drained
+
+
+def _unpack(result: Any, limit: int) -> list[Record]:
+    """Whole batches of a fetch until `limit` records: what `FetchResult.getall` does, at half its cost (a generator and a dataclass a record)."""
+    tp = result._topic_partition
+    if not result.check_assignment(tp) or not result.has_more():
+        return []
+    fetched = result._partition_records
+    topic, partition = tp.topic, tp.partition
+    unpacked: list[Record] = []
+    while len(unpacked) < limit and fetched._records.has_next():
+        batch = fetched._records.next_batch()
+        if not batch.validate_crc():
+            raise CorruptRecordException(f"Invalid CRC - {tp}")
+        if _is_counted(fetched, batch):
+            first = fetched.next_fetch_offset  # a fetch begins with the batch that holds its offset
+            records = [Record(topic, partition, r.offset, r.timestamp, r.timestamp_type, r.key, r.value, r.headers) for r in batch]
+            unpacked += records if not records or records[0].offset >= first else [r for r in records if r.offset >= first]
+        fetched.next_fetch_offset = batch.next_offset
+    result._update_position()
+    if not fetched._records.has_next():
+        result._partition_records = None
+    return unpacked
+
+
+def _is_counted(fetched: Any, batch: Any) -> bool:
+    """Whether a batch's records were committed, and are records: not those of aborted transactions, nor transactions' markers."""
+    if batch.producer_id is not None:
+        fetched._consume_aborted_up_to(batch.base_offset)
+        if batch.is_control_batch and fetched._contains_abort_marker(batch):
+            fetched._aborted_producers.discard(batch.producer_id)
+        if batch.is_transactional and batch.producer_id in fetched._aborted_producers:
+            return False
+    return not batch.is_control_batch
+
+
+def _marks(assignment: Any) -> dict[TP, Mark]:
+    states = ((tp, assignment.state_value(tp)) for tp in assignment.tps)
+    return {TP(*tp): Mark(state.position, -1 if state.lso is None else state.lso) for tp, state in states if state.has_valid_position}
+
+
+class BatchConsumer(driver.Consumer):  # type: ignore[misc]
+    """Delivers one message per (fetch, partition); its offset is the last record's."""
+
+    app: "BatchApp"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._delivered: defaultdict[TP, deque[Any]] = defaultdict(deque)
+
+    def _new_consumer_thread(self) -> _Thread:
+        return _Thread(self, loop=self.loop, beacon=self.beacon)
+
+    # -- where to read from
+
+    async def seek_to_committed(self) -> Offsets:
+        """The worker decides where to read; Kafka's committed offsets are for lag monitors only.
+
+        Faust calls this once per assignment, after every other seek of its own (one in `on_partitions_assigned` would be overrun).
+        """
+        assigned = frozenset(self.assignment())
+        positions = await self.app.read_positions(assigned) if assigned else {}
+        await self._thread.seek_all(positions)
+        return positions
+
+    # -- receiving
+
+    async def _wait_next_records(self, timeout: float) -> tuple[Any, frozenset[TP]]:  # noqa: ASYNC109 - Faust's signature
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow)
+        # A copy: the set changes while the other thread reads it. Where nothing may be fetched, Faust sleeps a whole second and, since
+        # nobody polls, leaves the group after the poll interval; we poll for nothing instead.
+        active = frozenset(self._get_active_partitions()) or NOWHERE
+        return await self._getmany(active, IDLE_POLL_S if active is NOWHERE else timeout), active
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:  # noqa: ASYNC109 - Faust's signature
+        fetched, active = await self._wait_next_records(timeout)
+        generation = self.app.consumer_generation_id
+        if not fetched or self.should_stop or not self.flow_active:
+            return  # where the flow is suspended, the next assignment seeks
+        records, marks = fetched
+        for key, batch in records.items():
+            if not self.flow_active or self.app.consumer_generation_id != generation:
+                return
+            tp = TP(*key)
+            if batch and (tp in active or tp in self._buffered_partitions):
+                yield tp, self._message(tp, batch)
+        self.app.marks.update(marks)
+
+    def _message(self, tp: TP, batch: list[Any]) -> Any:
+        last = batch[-1]
+        generation = self.app.consumer_generation_id
+        message = ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            last.offset,
+            last.timestamp / 1000,
+            last.timestamp_type,
+            (),
+            None,
+            batch,
+            None,
+            0,
+            0,
+            tp,
+            generation_id=generation,
+        )
+        self.app.handed_over[tp] = last.offset + 1
+        return message
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        try:
+            while not (self._stopped.is_set() or fetcher._stopped.is_set()):
+                batches = self.getmany(timeout=1.0)
+                await self.sleep(0)
+                if self.should_stop:
+                    break
+                async for tp, message in batches:
+                    wanted = self._read_offset[tp]
+                    if wanted is None or message.offset >= wanted:
+                        self._delivered[tp].append(message)
+                        await self.wait_first(self.callback(message), self.suspend_flow.wait())
+                        self._read_offset[tp] = message.offset
+        except OffsetOutOfRangeError as error:
+            gone = ", ".join(f"{tp.topic}/{tp.partition} at {offset}" for tp, offset in error.args[0].items())
+            raise LogTruncated(
+                f"records were deleted before they were read: {gone}. They cannot be counted any more. To go on without them, "
+                "run `trendcast accept-gap`; forecasts then say quality: gap"
+            ) from error
+        except (asyncio.CancelledError, *self.consumer_stopped_errors):
+            if not self.transport.app.should_stop:
+                raise
+
+    # -- flow
+
+    def on_buffer_drop(self, tp: TP) -> None:
+        """Faust fetches a partition again when its buffer empties; not while the worker holds it back."""
+        if tp in self._paused_partitions:
+            self._buffered_partitions.discard(tp)
+        else:
+            super().on_buffer_drop(tp)
+
+    # -- acknowledging: whole batches, in order
+
+    def _new_offset(self, tp: TP) -> int | None:
+        self._acked[tp].clear()
+        self._acked_index[tp].clear()
+        delivered, offset = self._delivered[tp], None
+        while delivered and delivered[0].acked:
+            offset = delivered.popleft().offset + 1
+        return offset
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        await super().on_partitions_revoked(revoked)
+        for tp in revoked:
+            self._delivered.pop(tp, None)
+            self.app.marks.pop(tp, None)
+            self.app.handed_over.pop(tp, None)
+
+    # -- liveness
+
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _watch_coordinator(self) -> None:
+        """aiokafka keeps an error of its coordinator until somebody asks, and Faust never does: the worker would stand still for ever."""
+        while not self.should_stop:
+            await self.sleep(COORDINATOR_CHECK_S)
+            consumer = self._thread._consumer
+            coordinator = None if consumer is None else consumer._coordinator
+            if coordinator is None or self.should_stop or self.app.should_stop:
+                continue
+            task = getattr(coordinator, "_coordination_task", None)
+            error = getattr(coordinator, "_pending_exception", None)
+            if error is not None or (task is not None and task.done()):
+                await self.crash(CoordinatorDied(f"the group coordinator's task ended: {error!r}"))
+
+    async def verify_all_partitions_active(self) -> None:
+        """Faust's own check compares clocks that differ and only logs; `/healthz` watches progress instead."""
+
+
+class BatchTransport(driver.Transport):  # type: ignore[misc]
+    Consumer = BatchConsumer
+
+
+ReadPositions = Callable[[frozenset[TP]], Awaitable[Offsets]]
+Released = Callable[[], Awaitable[None]]
+
+
+class BatchApp(faust.App):  # type: ignore[misc]
+    """A Faust app of one kind of worker (`ingest`, `forecast`), with every setting that its exactness hangs on.
+
+    Set `read_positions` before the start: called on every assignment with the assigned partitions, returns where to read each from.
+    `released`: called when partitions are revoked, before others may get them; it should end what is in flight, and soon.
+    """
+
+    read_positions: ReadPositions
+    released: Released | None = None
+
+    def __init__(self, settings: Settings, kind: str, *, compression: str | None = None) -> None:
+        """`compression`: of what is sent; None, because operators' tools (kafka-python) read only what they have codecs for."""
+        check_versions()
+        self.marks: dict[TP, Mark] = {}
+        self.handed_over: dict[TP, int] = {}  # offset after the last record that was handed to the agents
+        super().__init__(
+            settings.group(kind),
+            broker=[f"kafka://{host.strip()}" for host in settings.kafka_bootstrap.split(",")],
+            broker_client_id=f"trendcast-{kind}",
+            broker_session_timeout=settings.session_timeout_ms / 1000,
+            broker_heartbeat_interval=settings.heartbeat_interval_ms / 1000,
+            broker_rebalance_timeout=max(30.0, settings.session_timeout_ms / 1000),
+            broker_commit_interval=1.0,
+            broker_max_poll_records=MAX_FETCH_RECORDS,
+            consumer_group_instance_id=settings.instance_id,
+            consumer_max_fetch_size=FETCH_BYTES,
+            consumer_metadata_max_age_ms=10_000,  # a partition that was added is found within seconds
+            consumer_auto_offset_reset="none",
+            producer_acks=-1,
+            producer_linger=0,
+            producer_compression_type=compression,
+            producer_max_batch_size=1 << 18,
+            producer_max_request_size=1 << 20,
+            producer_request_timeout=SEND_TIMEOUT_S,
+            stream_buffer_maxsize=BUFFERED_BATCHES,
+            stream_wait_empty=False,  # True hangs for ever on a message that is not acknowledged
+            stream_recovery_delay=0.0,
+            agent_supervisor="mode.supervisors.CrashingSupervisor",  # the others restart an agent that lost its batch
+            topic_disable_leader=True,
+            topic_allow_declare=False,  # topics are made by our own command, with their settings
+            web_enabled=False,  # the default listens on 0.0.0.0
+            store="memory://",
+            autodiscover=False,
+        )
+        self.on_partitions_revoked.connect(self._release, weak=False)
+
+    async def _release(self, *_: Any, **__: Any) -> None:
+        if self.released is not None:
+            await self.released()
+
+    def _new_transport(self) -> BatchTransport:
+        return BatchTransport(self.conf.broker_consumer, self)
+
+    def _create_directories(self) -> None:
+        """Faust makes a data folder in the working directory; we keep nothing there."""
+
+    def batches(self, *topics: str) -> Any:
+        """Channel of raw batches of these topics, for `app.agent`."""
+        return self.topic(*topics, key_serializer="raw", value_serializer="raw")
+
+    # -- what workers need of Kafka besides
+
+    def assigned(self) -> frozenset[TP]:
+        """Partitions that this process reads now."""
+        return frozenset(self.consumer.assignment())
+
+    async def log_bounds(self, partitions: Iterable[TP]) -> dict[TP, tuple[int, int]]:
+        """First offset that the log still holds, and its end, of any partitions."""
+        asked = [driver.ensure_aiokafka_TP(tp) for tp in partitions]
+        if not asked:
+            return {}
+        first = await self.consumer.earliest_offsets(*asked)
+        end = await self.consumer.highwaters(*asked)
+        return {TP(*tp): (first[tp], end[tp]) for tp in asked}
+
+    def hold_back(self, partitions: Iterable[TP]) -> None:
+        """Stop fetching from these partitions; what is buffered is still delivered. A rebalance forgets it."""
+        self.consumer.pause_partitions(set(partitions))
+
+    def let_go(self, partitions: Iterable[TP]) -> None:
+        """Fetch from these partitions again."""
+        self.consumer.resume_partitions(set(partitions))
+
+    async def send_all(self, messages: Iterable[Outgoing]) -> None:
+        """Sends, and returns when the brokers have confirmed every message; raises KafkaError where one was not."""
+        producer = (await self.maybe_start_producer())._ensure_producer()
+        futures = [
+            await producer.send(m.topic, m.value, key=m.key, partition=m.partition, timestamp_ms=m.timestamp_ms, headers=list(m.headers))
+            for m in messages
+        ]
+        if futures:
+            await asyncio.gather(*futures)
+
+    async def send_soon(self, messages: Iterable[Outgoing]) -> None:
+        """Sends without waiting for confirmation: for messages that nothing depends on."""
+        producer = (await self.maybe_start_producer())._ensure_producer()
+        for m in messages:
+            future = await producer.send(
+                m.topic, m.value, key=m.key, partition=m.partition, timestamp_ms=m.timestamp_ms, headers=list(m.headers)
+            )
+            future.add_done_callback(_ignore)
+
+
+def _ignore(future: "asyncio.Future[Any]") -> None:
+    if not future.cancelled():
+        future.exception()  # asked for, so that asyncio does not complain

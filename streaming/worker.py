@@ -1,0 +1,208 @@
+"""The shell of the long-running processes: logging, `/metrics`, signals, a bounded end, exit status. What they do is a `Worker`'s affair."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol
+
+import structlog
+import uvloop
+from redis.exceptions import RedisError
+
+from feature_store.calls import StoreRolledBack, StoreUnusable
+from streaming.errors import UserError
+from streaming.health import Health, HealthServer
+from streaming.settings import Settings
+from streaming.transport import BatchApp, CoordinatorDied, TopicReplaced
+
+# SIGTERM must end the process within 10 s, whatever hangs. Nothing is lost by ending hard: what counts is in Redis, atomically.
+HARD_END_S: Final = 8.0
+# For what is in flight (one round of calls to Redis), and for Faust to leave its group.
+RELEASE_S: Final = 3.0
+STOP_S: Final = 3.0
+# How long the event loop may be silent before `/healthz` says so; a batch takes it about 0.1 s.
+LOOP_SILENCE_S: Final = 30.0
+LOOP: Final = "event loop"
+
+# Ends that need no traceback: the message says it all.
+_EXPECTED: Final = (UserError, StoreUnusable, StoreRolledBack, CoordinatorDied, TopicReplaced, RedisError)
+
+log = structlog.stdlib.get_logger("trendcast")
+
+
+class Worker(Protocol):
+    """One kind of long-running process. The app's `read_positions` and agents are set when it is made."""
+
+    async def open(self) -> None:
+        """Connects and checks; raises UserError (or StoreUnusable) where something is missing. Before Faust starts."""
+
+    async def run(self) -> None:
+        """Works until it is cancelled; what it raises ends the process with status 1."""
+
+    async def release(self) -> None:
+        """Ends what is in flight and takes nothing new; also called when partitions are revoked."""
+
+    async def close(self) -> None:
+        """Closes connections."""
+
+
+MakeWorker = Callable[[Settings, BatchApp, Health], Worker]
+
+
+def configure_logging(level: str) -> None:
+    """One line an event on standard error: JSON, or plain text on a terminal. Libraries speak from warnings on."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: Any = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    render = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.format_exc_info, last]
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=render))
+    handler.addFilter(_is_news)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    logging.getLogger("trendcast").setLevel(level.upper())
+    logging.getLogger("mode.timers").setLevel(logging.ERROR)  # complains of every timer that a busy machine delays
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Faust logs an error with its traceback at every service that it passes; ours is logged once, at the end."""
+    error = record.exc_info[1] if record.exc_info else None
+    return record.name == "trendcast" or not isinstance(error, _EXPECTED)
+
+
+def run_worker(settings: Settings, kind: str, make: MakeWorker, conditions: tuple[str, ...]) -> int:
+    """Runs a worker until SIGTERM or SIGINT (0) or until it fails (1). Raises UserError where something outside the program is wrong."""
+    configure_logging(settings.log_level)
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # a policy, because Faust's threads make their own loops
+    wake: list[Callable[[], object]] = []
+    _on_signals(wake)
+
+    async def main() -> None:
+        loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+        wake.append(lambda: loop.call_soon_threadsafe(stopping.set))
+        await _serve(settings, kind, make, conditions, stopping)
+
+    try:
+        asyncio.run(main())
+    except _EXPECTED as error:
+        if isinstance(error, UserError | StoreUnusable):
+            raise UserError(str(error)) from error
+        log.error("worker.failed", worker=kind, reason=f"{type(error).__name__}: {error}")
+        return 1
+    except Exception:
+        log.exception("worker.failed", worker=kind)
+        return 1
+    log.info("worker.ended", worker=kind)
+    return 0
+
+
+def _on_signals(wake: list[Callable[[], object]]) -> None:
+    """SIGTERM and SIGINT end the worker; a second one, or HARD_END_S later, at once."""
+    asked: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        if asked:
+            os._exit(1)
+        asked.append(number)
+        _arm_hard_end()
+        for call in wake:
+            call()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+
+
+def _arm_hard_end() -> None:
+    timer = threading.Timer(HARD_END_S, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+
+
+async def _serve(settings: Settings, kind: str, make: MakeWorker, conditions: tuple[str, ...], stopping: asyncio.Event) -> None:
+    app, health = BatchApp(settings, kind), Health(conditions)
+    worker = make(settings, app, health)
+    app.released = worker.release
+    async with HealthServer(health, settings.metrics_host, settings.metrics_port) as server:
+        log.info(
+            "worker.starting", worker=kind, namespace=settings.namespace, metrics=f"http://{settings.metrics_host}:{server.port}/metrics"
+        )
+        try:
+            await worker.open()
+            _calm_collector()
+            await first_end(_app_until_it_ends(app), worker.run(), _beat(health), _until(stopping))
+        except BaseException:
+            _arm_hard_end()  # the end of something that failed may hang, too
+            raise
+        finally:
+            await _bounded(worker.release(), RELEASE_S)
+            await _bounded(app.stop(), STOP_S)
+            await _bounded(worker.close(), 1.0)
+
+
+def _calm_collector() -> None:
+    """Records and rows hold no cycles, but the collector looks for some at every 700 new containers: a sixth of the CPU at full load."""
+    gc.collect()
+    gc.freeze()  # what is there now stays until the end
+    gc.set_threshold(100_000, 50, 100)
+
+
+async def _app_until_it_ends(app: BatchApp) -> None:
+    starting = asyncio.create_task(app.start())
+    crashed = asyncio.create_task(app.wait_until_stopped())
+    try:
+        await asyncio.wait({starting, crashed}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+        await crashed
+    finally:
+        starting.cancel()
+        crashed.cancel()
+    if app.crash_reason is not None:
+        raise app.crash_reason
+
+
+async def _beat(health: Health) -> None:
+    health.watch(LOOP, LOOP_SILENCE_S, time.monotonic())
+    while True:
+        await asyncio.sleep(1.0)
+        health.progressed(LOOP, time.monotonic())
+
+
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+async def first_end(*parts: Coroutine[Any, Any, None]) -> None:
+    """Runs all until one ends, cancels the others, and raises what the one raised."""
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _bounded(ending: Coroutine[Any, Any, None], limit_s: float) -> None:
+    """Waits for the end of something, but not for long, and not for its complaints."""
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(ending, limit_s)

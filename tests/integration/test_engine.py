@@ -1,0 +1,261 @@
+"""The forecast engine on a real Redis and the shipped model, without Kafka: what it closes, publishes and leaves behind, whatever the order of work."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from feature_store.calls import ApplyCall, OwnerLost
+from feature_store.measures import N_MEASURES, ORDERS, UNITS
+from feature_store.store import FeatureStore
+from models.forecaster import Forecaster
+from streaming.contracts import Forecast, TrendAlert
+from streaming.engine import ForecastEngine, FrozenWorker
+from streaming.settings import Clock, Settings
+from streaming.transport import Outgoing
+
+SHARDS = 2
+HOUR = 3_600_000
+TILE = 300_000
+START = 490_008  # a step at midnight UTC
+SOURCE = "topic-id/0"
+
+
+@pytest.fixture(scope="session")
+def model(repository: Path) -> Forecaster:
+    return Forecaster.load(repository / "models" / "default")
+
+
+@pytest.fixture
+def settings(redis_url: str) -> Settings:
+    return Settings(redis_url=redis_url, namespace="engine", shards=SHARDS, clock=Clock.LOG)
+
+
+@pytest.fixture
+async def store(settings: Settings) -> AsyncIterator[FeatureStore]:
+    opened = await FeatureStore.open(settings)
+    await opened.register_sources({SOURCE: "orders/0"})
+    yield opened
+    await opened.close()
+
+
+class Sent:
+    """Collects what would go to Kafka."""
+
+    def __init__(self) -> None:
+        self.messages: list[Outgoing] = []
+
+    async def send(self, messages: Iterable[Outgoing]) -> None:
+        self.messages += messages
+
+    def forecasts(self) -> list[Forecast]:
+        return [msgspec.json.decode(m.value, type=Forecast) for m in self.messages if m.topic == "forecasts" and m.value is not None]
+
+    def alerts(self) -> list[TrendAlert]:
+        return [msgspec.json.decode(m.value, type=TrendAlert) for m in self.messages if m.topic == "trend-alerts" and m.value is not None]
+
+    def last(self) -> dict[str, Forecast]:
+        return {f.product_id: f for f in self.forecasts()}
+
+
+class Shop:
+    """Feeds one source into every shard, as the ingest worker would."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        self.store = store
+        self.offset = 0
+
+    async def orders(self, sold: dict[str, dict[int, int]], watermark_ms: int) -> None:
+        """`sold`: product → tile → orders of two units each."""
+        calls = []
+        for shard in range(SHARDS):
+            mine = sorted(p for p in sold if shard_of(p) == shard)
+            cells = [(i, tile, n) for i, p in enumerate(mine) for tile, n in sorted(sold[p].items())]
+            deltas = np.zeros((len(cells), N_MEASURES))
+            deltas[:, UNITS] = [2_000 * n for _, _, n in cells]
+            deltas[:, ORDERS] = [n for _, _, n in cells]
+            calls.append(
+                ApplyCall(
+                    shard=shard,
+                    source=SOURCE,
+                    expected=self.offset or None,
+                    next_offset=self.offset + 10,
+                    watermark_ms=watermark_ms,
+                    products=mine,
+                    oldest_sent_at_ms=[1] * len(mine),
+                    newest_event_ms=[max(sold[p]) * TILE for p in mine],
+                    cell_product=np.array([i for i, _, _ in cells], np.int64),
+                    cell_tile=np.array([tile for _, tile, _ in cells], np.int64),
+                    deltas=deltas,
+                )
+            )
+        self.offset += 10
+        await self.store.apply(calls)
+
+
+def shard_of(product: str) -> int:
+    return int(product[1:]) % SHARDS
+
+
+def hours(product: int, first: int, n: int, *, rate: int = 6) -> dict[int, int]:
+    """A steady product: `rate` orders every hour, spread over its tiles."""
+    return {(START + first + hour) * 12 + (product + 5 * k) % 12: 1 + (k + product) % 2 for hour in range(n) for k in range(rate)}
+
+
+async def settle(engine: ForecastEngine) -> None:
+    """Rounds until there is nothing to do twice in a row."""
+    idle = 0
+    while idle < 2:
+        idle = 0 if await engine.cycle() else idle + 1
+
+
+async def run_through(store: FeatureStore, settings: Settings, model: Forecaster, cuts: int, *, crash_every: int = 0) -> Sent:
+    """Two days of eight products, delivered in `cuts` parts; with `crash_every`, a new owner takes over in between."""
+    sent, shop = Sent(), Shop(store)
+    engine = ForecastEngine(settings, store, model, sent.send)
+    await engine.assign(range(SHARDS))
+    n = 48
+    for part in range(cuts):
+        first, end = part * n // cuts, (part + 1) * n // cuts
+        await shop.orders({f"p{p}": hours(p, first, end - first) for p in range(8)}, (START + end) * HOUR)
+        if crash_every and part % crash_every == 0:
+            await engine.cycle()
+            engine = ForecastEngine(settings, store, model, sent.send)
+            await engine.assign(range(SHARDS))
+        else:
+            await settle(engine)
+    await settle(engine)
+    return sent
+
+
+async def test_every_product_is_forecast_after_the_last_close(store: FeatureStore, settings: Settings, model: Forecaster) -> None:
+    sent = await run_through(store, settings, model, cuts=6)
+    last = sent.last()
+    assert set(last) == {f"p{p}" for p in range(8)}
+    for forecast in last.values():
+        assert forecast.revision[0] == START + 47
+        assert forecast.complete_through == (START + 48) * HOUR == forecast.first_step
+        assert forecast.kind == "close"
+        assert len(forecast.mean) == model.horizon
+        assert [c.steps for c in forecast.cumulative] == [168, 336]
+        assert forecast.quality == "ok"
+        assert forecast.recent.demand[-1] is not None
+    assert await store.closed(range(SHARDS)) == dict.fromkeys(range(SHARDS), START + 47)
+
+
+async def test_cuts_and_crashes_change_neither_states_nor_last_forecasts(settings: Settings, model: Forecaster, store: FeatureStore) -> None:
+    one = (await run_through(store, settings, model, cuts=1)).last()
+    products = [(shard_of(f"p{p}"), f"p{p}") for p in range(8)]
+    states = await store.records(products)
+    for cuts, crash_every in ((12, 0), (16, 2)):
+        await store._redis.flushdb()
+        again = await FeatureStore.open(settings)
+        await again.register_sources({SOURCE: "orders/0"})
+        other = (await run_through(again, settings, model, cuts=cuts, crash_every=crash_every)).last()
+        assert await again.records(products) == states
+        for product, forecast in one.items():
+            assert comparable(other[product]) == comparable(forecast)
+        await again.close()
+
+
+def comparable(forecast: Forecast) -> dict[str, object]:
+    fields: dict[str, object] = msgspec.to_builtins(forecast)
+    for name in ("issued_at", "valid_until", "oldest_input_at", "revision"):
+        del fields[name]
+    return fields
+
+
+async def test_an_order_changes_the_forecast_of_the_running_step(store: FeatureStore, settings: Settings, model: Forecaster) -> None:
+    sent, shop = Sent(), Shop(store)
+    engine = ForecastEngine(settings, store, model, sent.send)
+    await engine.assign(range(SHARDS))
+    await shop.orders({"p1": hours(1, 0, 30)}, (START + 30) * HOUR)
+    await settle(engine)
+    before = sent.last()["p1"]
+    await shop.orders({"p1": {(START + 30) * 12: 40}}, (START + 30) * HOUR + TILE)
+    await settle(engine)
+    after = sent.last()["p1"]
+    assert (before.kind, after.kind) == ("close", "nowcast")
+    assert after.running is not None
+    assert after.running.observed == 80
+    assert after.revision > before.revision
+    assert after.mean[0] > before.mean[0] + 40
+    assert after.oldest_input_at == 1
+
+
+async def test_silent_products_advance_too(store: FeatureStore, settings: Settings, model: Forecaster) -> None:
+    sent, shop = Sent(), Shop(store)
+    engine = ForecastEngine(settings, store, model, sent.send)
+    await engine.assign(range(SHARDS))
+    await shop.orders({"p1": hours(1, 0, 40), "p3": hours(3, 0, 10)}, (START + 40) * HOUR)
+    await settle(engine)
+    last = sent.last()
+    assert last["p3"].revision[0] == START + 39
+    assert sum(last["p3"].mean) < sum(last["p1"].mean)
+
+
+async def test_a_worker_that_froze_sends_nothing(store: FeatureStore, settings: Settings, model: Forecaster) -> None:
+    sent = Sent()
+    engine = ForecastEngine(settings.model_copy(update={"session_timeout_ms": 1}), store, model, sent.send)
+    await engine.assign(range(SHARDS))
+    await Shop(store).orders({"p1": hours(1, 0, 3)}, (START + 3) * HOUR)
+    with pytest.raises(FrozenWorker):
+        await settle(engine)
+    assert not sent.messages
+
+
+async def test_an_owner_that_lost_its_shard_stops(store: FeatureStore, settings: Settings, model: Forecaster) -> None:
+    old = ForecastEngine(settings, store, model, Sent().send)
+    await old.assign(range(SHARDS))
+    new = ForecastEngine(settings, store, model, Sent().send)
+    await new.assign(range(SHARDS))
+    with pytest.raises(OwnerLost):
+        await old.cycle()
+    assert not await new.cycle()
+
+
+async def test_two_engines_share_the_shards(store: FeatureStore, settings: Settings, model: Forecaster) -> None:
+    sent, shop = Sent(), Shop(store)
+    engines = [ForecastEngine(settings, store, model, sent.send) for _ in range(SHARDS)]
+    for shard, engine in enumerate(engines):
+        await engine.assign([shard])
+    await shop.orders({f"p{p}": hours(p, 0, 5) for p in range(4)}, (START + 5) * HOUR)
+    await asyncio.gather(*(settle(engine) for engine in engines))
+    assert set(sent.last()) == {"p0", "p1", "p2", "p3"}
+
+
+async def test_products_silent_for_too_long_leave_a_tombstone(store: FeatureStore, settings: Settings, model: Forecaster) -> None:
+    brief = settings.model_copy(update={"evict_after_ms": 24 * HOUR})
+    sent, shop = Sent(), Shop(store)
+    engine = ForecastEngine(brief, store, model, sent.send)
+    await engine.assign(range(SHARDS))
+    await shop.orders({"p1": hours(1, 0, 2), "p3": hours(3, 0, 2)}, (START + 2) * HOUR)
+    await settle(engine)
+    await shop.orders({"p3": hours(3, 2, 30)}, (START + 32) * HOUR)
+    await settle(engine)
+    tombstones = [m.key for m in sent.messages if m.topic == "forecasts" and m.value is None]
+    assert tombstones == [b"p1"]
+    assert [name for name, _ in await store.live(1)] == ["p3"]
+
+
+async def test_a_rise_fires_once_and_resolves(store: FeatureStore, settings: Settings, model: Forecaster) -> None:
+    sent, shop = Sent(), Shop(store)
+    engine = ForecastEngine(settings, store, model, sent.send)
+    await engine.assign(range(SHARDS))
+    usual = hours(1, 0, 24 * 6, rate=12)
+    await shop.orders({"p1": usual}, (START + 144) * HOUR)
+    await settle(engine)
+    assert not sent.alerts()
+    rise = {tile: 12 for tile in range((START + 144) * 12, (START + 148) * 12)}
+    await shop.orders({"p1": rise | hours(1, 148, 40, rate=12)}, (START + 188) * HOUR)
+    await settle(engine)
+    said = [a for a in sent.alerts() if a.kind == "spike"]
+    assert [a.status for a in said][0] == "firing"
+    assert [a.status for a in said][-1] == "resolved"
+    assert len({a.alert_id for a in said}) == 1
+    assert [a.sequence for a in said] == sorted({a.sequence for a in said})
+    assert all(a.replay for a in said)
+    assert (START + 144) * HOUR <= said[0].starts_at < (START + 148) * HOUR
