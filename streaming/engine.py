@@ -233,6 +233,7 @@ class ForecastEngine:
             for view in due
             for (name, sequence), since in zip(view.dirty, view.serving_since, strict=True)
         ]
+        changed.sort(key=lambda c: c.sent_at_ms or 0)  # under overload, those that have waited longest
         served = changed[: self._settings.nowcast_limit]
         if not served:
             return False

@@ -115,3 +115,28 @@ class Settings(BaseSettings):
     def group(self, worker: str) -> str:
         """Consumer group of a kind of worker, for instance `shop-ingest`."""
         return f"{self.namespace}-{worker}"
+
+
+def table() -> str:
+    """The table of `docs/settings.md`.
+
+    >>> print(table().splitlines()[2])
+    | `TRENDCAST_KAFKA_BOOTSTRAP` | `127.0.0.1:9092` | Kafka brokers, host:port, separated by commas |
+    """
+    rows = ["| variable | default | what it says |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        match field.default:
+            case SecretStr():
+                default = field.default.get_secret_value()
+            case Path():
+                default = "the shipped model"
+            case None:
+                default = ""
+            case other:
+                default = str(other).lower() if isinstance(other, bool) else str(other)
+        rows.append(f"| `TRENDCAST_{name.upper()}` | {f'`{default}`' if default else ''} | {field.description} |")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    print(table())

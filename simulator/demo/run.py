@@ -46,6 +46,8 @@ LOOK_S: Final = 0.5
 LINE_S: Final = 5.0  # between lines where the output is no terminal
 # Steps are kept for longer than anything in a demo lasts, so that every product's sums can be compared from the first event on.
 KEEP_MS: Final = 500 * DAY_MS
+# Workers that are only so many real seconds behind (beside the hour that is open, and the lateness) have caught up with the shop.
+NEAR_S: Final = 5.0
 # Everything counted and closed within this, after the last record was sent; a busy machine takes a while for a year of real orders.
 SETTLE_S: Final = 1_800.0
 
@@ -109,6 +111,7 @@ class Demo:
         self._environment = {**os.environ, **{f"TRENDCAST_{name.upper()}": str(value) for name, value in fields.items()}}
         self._workers: list[Worker] = []
         self._produced = 0
+        self._end_ms = NEVER_MS
         self._seen: tuple[float, int, int] = (time.monotonic(), 0, 0)
         self._rates = (0.0, 0.0)
         self._printed = 0.0
@@ -145,15 +148,16 @@ class Demo:
         truth = feed.truth()
         watcher.live_from_ms = self._live_ms
         await self._send_history(feed, truth, sender, stop)
-        if not stop.is_set():
-            await self._catch_up(watcher, stop)
+        # From here on the pace is the clock's; what it has passed meanwhile is sent at once. The live part begins when the workers have caught up.
+        pace = Pace(self._speed, self._origin_ms, self._live_ms)
+        sending = asyncio.create_task(self._sending(self._until_the_end(feed), truth, sender, stop, pace))
+        await self._while_looking("catching up", self._caught_up(stop), watcher)
         live_from_ms = self._shop_ms()
         watcher.live_from_ms = live_from_ms
         watcher.freshness_ms.clear()
-        end_ms = NEVER_MS if self._options.minutes is None else live_from_ms + int(self._options.minutes * 60_000 * self._speed)
-        # What the clock has passed while workers caught up is sent at once; from then on the pace is the clock's.
-        pace = Pace(self._speed, self._origin_ms, self._live_ms)
-        await self._while_looking("live", self._sending(feed.chunks(end_ms, chunk_ms(self._speed)), truth, sender, stop, pace), watcher)
+        if self._options.minutes is not None:
+            self._end_ms = live_from_ms + int(self._options.minutes * 60_000 * self._speed)
+        await self._while_looking("live", sending, watcher)
         await producer.send([feed.finish(feed.now_ms)], sender, truth=truth)
         await self._while_looking("settling", self._settled(watcher), watcher)
         good = self._compare(truth)
@@ -182,19 +186,19 @@ class Demo:
 
         await self._with_bar("history", chunks(), START_MS, self._live_ms, truth, sender, stop)
 
-    async def _catch_up(self, watcher: Watcher, stop: asyncio.Event) -> None:
-        """Until the workers have counted and closed nearly all of the history."""
+    def _until_the_end(self, feed: Feed) -> Iterator[Chunk]:
+        while feed.now_ms < self._end_ms:
+            yield feed.advance(min(feed.now_ms + chunk_ms(self._speed), self._end_ms))
 
-        async def caught_up() -> None:
-            while not stop.is_set():
-                samples = await self._look()
-                behind_s = max((v for p in samples for k, v in p.items() if k == "trendcast_forecast_watermark_lag_seconds"), default=1e9)
-                clock_hours = self._speed * 10 / 3600  # ten real seconds behind the clock is caught up
-                if total(samples, "trendcast_ingest_lag_records") == 0 and behind_s < max(7_200, clock_hours * 3600):
-                    return
-                await asyncio.sleep(LOOK_S)
-
-        await self._while_looking("catching up", caught_up(), watcher)
+    async def _caught_up(self, stop: asyncio.Event) -> None:
+        """Returns when the workers have counted, closed and forecast what came until a few real seconds ago."""
+        near_s = 2 * 3600 + self._speed * NEAR_S
+        while not stop.is_set():
+            samples = await self._look()
+            behind_s = max((process.get("trendcast_forecast_watermark_lag_seconds", 0.0) for process in samples), default=0.0)
+            if self._produced and 0 < behind_s < near_s:
+                return
+            await asyncio.sleep(LOOK_S)
 
     # ---- a real log
 
@@ -235,9 +239,7 @@ class Demo:
 
             def show(progress: producer.Progress) -> None:
                 self._produced = progress.records
-                bars.update(
-                    task, completed=progress.until_ms - start_ms, state=f"{moment(progress.until_ms)}  {progress.records:,} events"
-                )
+                bars.update(task, completed=progress.until_ms - start_ms, state=f"{moment(progress.until_ms)}  {progress.records:,} events")
 
             await producer.send(chunks, sender, truth=truth, progress=show, stop=stop)
 
