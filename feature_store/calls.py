@@ -131,7 +131,7 @@ class ApplyCall:
 @dataclass(frozen=True, slots=True)
 class Applied:
     sequence: int
-    corrected: int  # cells that changed steps which the forecaster has already consumed
+    corrected: int  # cells that came too late for the forecaster; the sums are right
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ READ_CHUNK: Final = 512  # products a pipelined read: replies of a few MB at mos
 
 WHOLE_HASH: Final = 24  # tiles a product from which reading its whole hash is cheaper than asking field by field
 
-_SCRIPTS: Final = ("apply", "take", "commit", "settle", "close", "evict", "skip")
+_SCRIPTS: Final = ("apply", "take", "begin", "commit", "settle", "close", "evict", "skip")
 _tile_decoder = msgspec.msgpack.Decoder(list[float])
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -415,6 +415,12 @@ class FeatureStore:
         """These forecasts (product, sequence as taken) and outbox messages were sent and confirmed. Raises OwnerLost."""
         sent = _encode({"products": [part for product in products for part in product], "outbox": list(outbox)})
         [reply] = await self._evaluate("settle", [(shard, (token, sent))])
+        if not reply:
+            raise OwnerLost(shard)
+
+    async def begin_closing(self, shard: int, token: str, step: int) -> None:
+        """Steps through `step` are about to be consumed: events that come for them from now on are counted as too late for the model. Raises OwnerLost."""
+        [reply] = await self._evaluate("begin", [(shard, (token, step))])
         if not reply:
             raise OwnerLost(shard)
 

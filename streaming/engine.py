@@ -179,6 +179,9 @@ class ForecastEngine:
         target = shard.time.watermark_ms // self._settings.tile_ms
         if target <= shard.target:
             return
+        last_step = target // self._per_step - 1
+        if last_step > view.closed_step:
+            await self._store.begin_closing(view.shard, self._token, last_step)
         silent_before = shard.time.watermark_ms - self._settings.evict_after_ms
         for name, heard_ms in await self._store.live(view.shard):
             if heard_ms >= silent_before:

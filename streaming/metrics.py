@@ -110,7 +110,7 @@ INGEST_LATE: Final = _counter(
 )
 INGEST_LATE_AFTER_CLOSE: Final = _counter(
     "trendcast_ingest_late_after_close_total",
-    "Cells corrected after the model had consumed their step; the sums are right, the state is not recomputed.",
+    "Cells that came too late for the model to see them for sure; the sums are right, the state is not recomputed.",
 )
 # --- ingest: position and time ---
 INGEST_SOURCES: Final = _gauge("trendcast_ingest_owned_sources", "Input partitions assigned to this process.")

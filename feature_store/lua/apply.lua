@@ -1,6 +1,6 @@
 -- Count one source's next records into one shard: all of it, or nothing.
 -- KEYS[1] any key of the shard; ARGV[1] the shard's key prefix; ARGV[2] the call, msgpack (feature_store/store.py, ApplyCall.pack).
--- Returns {'applied', sequence, cells that corrected closed steps} | {'seen', event hashes…} | {'ahead', next offset, watermark or nil, sequence} | {'rolled_back', next offset or -1}.
+-- Returns {'applied', sequence, cells that came too late for the model} | {'seen', event hashes…} | {'ahead', next offset, watermark or nil, sequence} | {'rolled_back', next offset or -1}.
 -- Lua does not roll back: everything is read and checked first, and only then written.
 local prefix, call = ARGV[1], cmsgpack.unpack(ARGV[2])
 local source, expected, next_offset, watermark = call.source, call.expected, call.next_offset, call.watermark
@@ -56,7 +56,8 @@ for cell = 1, #cell_tile do
   if step < first_step then first_step = step end
   if step > closing then
     add(prefix .. 'tiles:' .. product, tile, cell)
-  elseif rolled_through(product) < step then
+  elseif rolled_through(product) < step then -- the model may have read the tiles of this step, or may not
+    corrected = corrected + 1
     add(prefix .. 'tiles:' .. product, tile, cell)
   else
     corrected = corrected + 1

@@ -19,36 +19,46 @@ if #stale > 0 then return {'stale', unpack(stale)} end
 
 -- write
 local sequence = tonumber(redis.call('HGET', prefix .. 'offsets', 'sum') or 0)
-local closing = tonumber(redis.call('HGET', prefix .. 'closed', 'closing') or -math.huge)
 local per_step = call.tiles_per_step
 local function tiles_of(step)
   local fields = {}
   for i = 0, per_step - 1 do fields[i + 1] = step * per_step + i end
   return fields
 end
+local function plus(sums, packed)
+  local tile = cmsgpack.unpack(packed)
+  if not sums then return tile end
+  for i = 1, #tile do sums[i] = sums[i] + tile[i] end
+  return sums
+end
+-- A late event may have come after the product's first tile was looked for: what lies before its first step is rolled up too, unseen by its state.
+local function roll_up_before(first, tiles, steps)
+  local earlier, fields = {}, redis.call('HGETALL', tiles)
+  for i = 1, #fields, 2 do
+    local step = math.floor(tonumber(fields[i]) / per_step)
+    if step < first then
+      earlier[step] = plus(earlier[step], fields[i + 1])
+      if step <= first - call.keep_tiles then redis.call('HDEL', tiles, fields[i]) end
+    end
+  end
+  for step, sums in pairs(earlier) do redis.call('HSET', steps, step, cmsgpack.pack(sums)) end
+end
 blob = 4
 for _, product in ipairs(call.products) do
   local name, first, last, since = unpack(product)
   local tiles, steps = prefix .. 'tiles:' .. name, prefix .. 'steps:' .. name
+  if ARGV[blob] == '' and first <= last then roll_up_before(first, tiles, steps) end
   blob = blob + 2
   for step = first, last do -- roll up, then trim what the new step pushes out
     local sums
     for _, packed in ipairs(redis.call('HMGET', tiles, unpack(tiles_of(step)))) do
-      if packed then
-        local tile = cmsgpack.unpack(packed)
-        if sums then
-          for i = 1, #tile do sums[i] = sums[i] + tile[i] end
-        else
-          sums = tile
-        end
-      end
+      if packed then sums = plus(sums, packed) end
     end
     if sums then redis.call('HSET', steps, step, cmsgpack.pack(sums)) end
     redis.call('HDEL', steps, step - call.keep_steps)
     redis.call('HDEL', tiles, unpack(tiles_of(step - call.keep_tiles)))
   end
   if first <= last then
-    if last > closing then closing = last end
     redis.call('SET', prefix .. 'features:' .. name, ARGV[blob])
     redis.call('SET', prefix .. 'state:' .. name, ARGV[blob + 1])
     blob = blob + 2
@@ -60,7 +70,6 @@ for _, product in ipairs(call.products) do
     redis.call('HSETNX', prefix .. 'dirty_since', name, since)
   end
 end
-if closing > -math.huge then redis.call('HSET', prefix .. 'closed', 'closing', closing) end
 for _, id in ipairs(call.outbox) do
   redis.call('HSET', prefix .. 'outbox', id, ARGV[blob])
   blob = blob + 1

@@ -180,17 +180,32 @@ async def test_another_owner_s_commit_is_refused(store: FeatureStore) -> None:
     with pytest.raises(OwnerLost):
         await store.evict(SHARD, "old", "a", 0, {})
     with pytest.raises(OwnerLost):
+        await store.begin_closing(SHARD, "old", STEP)
+    with pytest.raises(OwnerLost):
         await store.close_step(SHARD, "old", STEP, 0)
 
 
 async def test_late_events_correct_closed_steps_and_are_counted(store: FeatureStore) -> None:
     await store.apply([call(None, 5)])
     await store.claim([SHARD], "token")
+    await store.begin_closing(SHARD, "token", STEP)
     await store.commit(SHARD, "token", [close_of("a", STEP, STEP)], {})
-    assert await store.apply([call(5, 6)]) == [Applied(sequence=6, corrected=1)]  # b has not closed the step
+    assert await store.apply([call(5, 6)]) == [Applied(sequence=6, corrected=2)]  # b has not closed the step, but may have been read
     [(tiles, steps, _), (b_tiles, b_steps, _)] = await store.history([(SHARD, "a"), (SHARD, "b")])
     assert (tiles[TILE][UNITS], steps[STEP][UNITS]) == (4_000, 4_000)
     assert (b_tiles[TILE][UNITS], b_steps) == (4_000, {})
+
+
+async def test_a_late_event_that_comes_while_a_product_is_born_is_kept(store: FeatureStore) -> None:
+    await store.apply([call(None, 5)])
+    await store.claim([SHARD], "token")
+    born = close_of("a", STEP, STEP)  # decided on what was read: nothing before STEP
+    await store.apply([call(5, 6, products=("a",), tile=TILE - 30), call(6, 7, products=("a",), tile=TILE - 1_000)])
+    assert await store.commit(SHARD, "token", [born], {}) == 7
+    [(tiles, steps, closed)] = await store.history([(SHARD, "a")])
+    assert closed == STEP
+    assert sum(sums[UNITS] for sums in steps.values()) == 6_000
+    assert set(tiles) == {TILE, TILE - 30}
 
 
 async def test_old_tiles_and_steps_go_when_a_step_closes(store: FeatureStore) -> None:
