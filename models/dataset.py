@@ -186,7 +186,7 @@ class Encoded:
             sum_waves=((before[at + 1 + lengths] - before[at + 1]) / lengths[..., None]).astype(np.float32),
         )
         here = column - self.start
-        return targets.rows(horizon, lengths, upcoming, self.scale[product, here], self.age[product, here])
+        return targets.rows(horizon, horizon, lengths, upcoming, self.scale[product, here], self.age[product, here])
 
 
 def encode(source: Panel, spec: FeatureSpec, profiles: tuple[F32, ...], longest: int, start: int = 0) -> Encoded:

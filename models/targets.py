@@ -30,23 +30,26 @@ class Upcoming:
     sum_waves: F32  # (n, sums, waves) mean over each sum's steps
 
 
-def rows(horizon: int, lengths: I64, upcoming: Upcoming, scale: F32, age: F32) -> F32:
-    """Decoder inputs, (n, horizon + sums, n_decoder_inputs), for products of `scale` and `age`, (n,); `lengths`, (n, sums), in steps."""
+def rows(horizon: int, asked: int, lengths: I64, upcoming: Upcoming, scale: F32, age: F32) -> F32:
+    """Decoder inputs, (n, asked + sums, n_decoder_inputs), of the first `asked` steps of the horizon and of sums of `lengths`, (n, sums), in steps.
+
+    `scale` and `age`, (n,), are the products'.
+    """
     n, sums = lengths.shape
     n_profiles = len(upcoming.own)
-    out = np.empty((n, horizon + sums, 2 * n_profiles + 3 + upcoming.waves.shape[-1]), np.float32)
+    out = np.empty((n, asked + sums, 2 * n_profiles + 3 + upcoming.waves.shape[-1]), np.float32)
     column = scale[:, None]
     for p, (own, shop) in enumerate(zip(upcoming.own, upcoming.shop, strict=True)):
         filled = _fill(own, shop, scale, age)
-        ratio = (_over(filled, horizon, lengths) + _PROFILE_SHARE * column + _TINY) / (column + _TINY)
+        ratio = (_over(filled, asked, lengths) + _PROFILE_SHARE * column + _TINY) / (column + _TINY)
         out[:, :, p] = np.log(ratio)
-        out[:, :, n_profiles + p] = np.log(_over(shop, horizon, lengths) + np.float32(0.05))
-    places, spans = _places(horizon, lengths)
+        out[:, :, n_profiles + p] = np.log(_over(shop, asked, lengths) + np.float32(0.05))
+    places, spans = _places(asked, lengths)
     out[:, :, 2 * n_profiles] = np.log(places / np.float32(horizon) + np.float32(0.1))
     out[:, :, 2 * n_profiles + 1] = np.minimum(places / np.float32(horizon), _FARTHEST)
     out[:, :, 2 * n_profiles + 2] = np.log(spans)
-    out[:, :horizon, 2 * n_profiles + 3 :] = upcoming.waves
-    out[:, horizon:, 2 * n_profiles + 3 :] = upcoming.sum_waves
+    out[:, :asked, 2 * n_profiles + 3 :] = upcoming.waves[:, :asked]
+    out[:, asked:, 2 * n_profiles + 3 :] = upcoming.sum_waves
     return out
 
 
@@ -79,16 +82,22 @@ def _places(horizon: int, lengths: I64) -> tuple[F32, F32]:
     return np.concatenate([steps, (spans + 1) / 2], axis=1), np.concatenate([np.ones((n, horizon), np.float32), spans], axis=1)
 
 
-def decoder_inputs(spec: FeatureSpec, features: F32, step: I64, horizon: int, lengths: I64, profiles: Sequence[F32]) -> F32:
-    """Decoder inputs, (n, horizon + sums, n_decoder_inputs), of feature rows that have consumed `step`, (n,); `lengths`, (n, sums)."""
+def decoder_inputs(
+    spec: FeatureSpec, features: F32, step: I64, horizon: int, lengths: I64, profiles: Sequence[F32], asked: int | None = None
+) -> F32:
+    """Decoder inputs, (n, asked + sums, n_decoder_inputs), of feature rows that have consumed `step`, (n,); `lengths`, (n, sums).
+
+    `asked`: how many of the horizon's steps, all by default.
+    """
+    asked = horizon if asked is None else asked
     scale, age = scales(spec, features), ages(spec, features)
-    out = np.empty((len(features), horizon + lengths.shape[1], spec.n_decoder_inputs), np.float32)
+    out = np.empty((len(features), asked + lengths.shape[1], spec.n_decoder_inputs), np.float32)
     span = max(horizon, *spec.periods, 1 << (max(1, int(lengths.max(initial=1))) - 1).bit_length())
     steps, inverse = distinct(step)
     for i, last in enumerate(steps):
         group = slice(None) if len(steps) == 1 else np.flatnonzero(inverse == i)
         upcoming = _upcoming(spec, features[group], spec.season(int(last) + 1, span), horizon, lengths[group], profiles)
-        out[group] = rows(horizon, lengths[group], upcoming, scale[group], age[group])
+        out[group] = rows(horizon, asked, lengths[group], upcoming, scale[group], age[group])
     return out
 
 

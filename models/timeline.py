@@ -4,7 +4,6 @@ Everything here is a pure function of a product's stored records and its sums, s
 same states, alerts and decisions to publish as one without.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -14,21 +13,19 @@ import numpy.typing as npt
 from feature_store.measures import MEASURES, ORDERS, UNITS, natural
 from models import alerts
 from models.alerts import AlertPolicy, Transitions
-from models.features import F32, I64, FeatureSpec
-from models.nowcast import Forecasts
+from models.features import F32, I64, FeatureSpec, scales
 
 F64 = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 DAY_MS: Final = 86_400_000
 
 # Columns of the scores record before the alerts' own.
-EXPECTED, PUBLISHED_STEP, PUBLISHED_SUM, OWN_COLUMNS = range(4)
+EXPECTED, PUBLISHED_STEP, PUBLISHED_SCALE, OWN_COLUMNS = range(4)
 SCORE_COLUMNS: Final = OWN_COLUMNS + alerts.SCORE_SIZE
 NEVER: Final = -1.0
 
-# A silent product's forecast is sent again when its sum has moved by more than a fifth, and by more than a twentieth of a unit.
+# A silent product's forecast is sent again when its typical demand per step has moved by more than a fifth since.
 MATERIAL_SHARE: Final = 0.2
-MATERIAL_UNITS: Final = 0.05
 
 
 class Model(Protocol):
@@ -37,7 +34,7 @@ class Model(Protocol):
     spec: FeatureSpec
 
     def advance(self, features: F32, state: F32, demand: F32, step: I64) -> tuple[F32, F32]: ...
-    def read_out(self, features: F32, state: F32, step: I64, running: F32, elapsed: F32, sums: I64) -> Forecasts: ...
+    def expect(self, features: F32, state: F32, step: I64) -> F32: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +78,11 @@ def demand(spec: FeatureSpec, sums: F64) -> F32:
     return natural(sums)[:, columns].astype(np.float32)
 
 
-def advance(
-    timelines: Timelines, sums: F64, first: int, tiles_per_step: int, model: Model, policy: AlertPolicy, horizons: Sequence[int]
-) -> Advanced:
+def advance(timelines: Timelines, sums: F64, first: int, tiles_per_step: int, model: Model, policy: AlertPolicy) -> Advanced:
     """Judge the tiles that were not judged yet, and consume each step as its last tile has been judged.
 
     All rows stand at the same tile and step. `sums`: (n, tiles, N_MEASURES) integers of the tiles from `first` on, which must include all tiles of
-    each step that closes. `horizons`: lengths in steps whose sums are forecast; the last one decides what a material change is.
+    each step that closes.
     """
     step, judged, scores = int(timelines.step[0]), int(timelines.tile[0]), timelines.scores.copy()
     features, state = timelines.features, timelines.state
@@ -112,9 +107,8 @@ def advance(
         of_step = sums[:, step * tiles_per_step - first : tile + 1 - first].sum(axis=1)
         steps = np.full(len(timelines), step, np.int64)
         features, state = model.advance(features, state, demand(model.spec, of_step), steps)
-        ahead = _plain(model, features, state, steps, horizons)
-        publish |= _worth_publishing(scores, ahead, np.asarray(of_step.any(axis=1)), step, step_ms)
-        scores[:, EXPECTED] = ahead.mean[:, 0]
+        publish |= _worth_publishing(scores, scales(model.spec, features), np.asarray(of_step.any(axis=1)), step, step_ms)
+        scores[:, EXPECTED] = model.expect(features, state, steps)
     n = len(timelines)
     after = Timelines(np.full(n, step, np.int64), np.full(n, max(end - 1, judged), np.int64), features, state, scores)
     return Advanced(after, transitions, publish)
@@ -133,20 +127,12 @@ def step_sums(tiles: F64, start: I64, tiles_per_step: int) -> F64:
     return np.asarray(before[rows, end] - before[rows, first])
 
 
-def _plain(model: Model, features: F32, state: F32, steps: I64, horizons: Sequence[int]) -> Forecasts:
-    """The forecast from a step's start, nothing of the next one seen."""
-    nothing = np.zeros((len(steps), 1 + len(model.spec.streams)), np.float32)
-    return model.read_out(features, state, steps, nothing, np.zeros(len(steps), np.float32), np.asarray(horizons, np.int64))
-
-
-def _worth_publishing(scores: F64, ahead: Forecasts, active: Bools, step: int, step_ms: int) -> Bools:
-    """Whether the forecasts after `step` are to be sent: something happened, they changed materially, or a day ends. Notes it in `scores`."""
-    total = ahead.cumulative_mean[:, -1].astype(np.float64)
-    before = scores[:, PUBLISHED_SUM]
-    changed = np.abs(total - before) > np.maximum(MATERIAL_SHARE * before, MATERIAL_UNITS)
-    never = scores[:, PUBLISHED_STEP] == NEVER
+def _worth_publishing(scores: F64, scale: F32, active: Bools, step: int, step_ms: int) -> Bools:
+    """Whether the forecasts after `step` are to be sent: something happened, `scale` changed materially, or a day ends. Notes it in `scores`."""
+    before = scores[:, PUBLISHED_SCALE]
+    changed = np.abs(scale - before) > MATERIAL_SHARE * before
     day_ends = (step + 1) * step_ms % DAY_MS == 0
-    worth = active | changed | never | np.full(len(active), day_ends)
+    worth = active | changed | (scores[:, PUBLISHED_STEP] == NEVER) | np.full(len(active), day_ends)
     scores[worth, PUBLISHED_STEP] = step
-    scores[worth, PUBLISHED_SUM] = total[worth]
+    scores[worth, PUBLISHED_SCALE] = scale[worth]
     return np.asarray(worth)
