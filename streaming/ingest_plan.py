@@ -60,9 +60,10 @@ def start_of(name: str, stored: Sequence[Position], first: int, end: int, noted_
             f"{name}: records {offset} to {first - 1} were deleted (retention, or delete-records) before they were counted. They are lost to the "
             "sums. To go on without them, run `trendcast accept-gap`; forecasts then say quality: gap"
         )
-    if offset > end:
+    furthest = max(p.next_offset or 0 for p in counted)
+    if furthest > end:  # even one shard: it would take new records for counted ones
         raise RecordsLost(
-            f"{name}: {offset} records are counted, but the log ends at {end}: its end was lost (an unclean leader election?). "
+            f"{name}: {furthest} records are counted, but the log ends at {end}: its end was lost (an unclean leader election?). "
             "To go on from the log's end, run `trendcast accept-gap`; forecasts then say quality: gap"
         )
     return Start(offset, watermark_ms, None)
