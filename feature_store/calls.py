@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_store.keys import SEEN_SETS_PER_HOUR
+from feature_store.measures import N_MEASURES
 
 HOUR_MS: Final = 3_600_000
 NO_WATERMARK: Final = int(np.iinfo(np.int64).min)
@@ -36,6 +37,14 @@ class OwnerLost(Exception):
     def __init__(self, shard: int) -> None:
         self.shard = shard
         super().__init__(f"shard {shard} has another owner")
+
+
+class ShardRolledBack(Exception):
+    """Redis holds less of the shard than it did; forget what was derived from it, and claim it anew."""
+
+    def __init__(self, shard: int, known: int, found: int) -> None:
+        self.shard = shard
+        super().__init__(f"shard {shard}: Redis had counted {known} records, and now says {found}")
 
 
 class StoreSettings(Protocol):
@@ -77,7 +86,7 @@ class ApplyCall:
     products: list[str] = field(default_factory=list)  # (p,) touched
     oldest_sent_at_ms: list[int] = field(default_factory=list)  # (p,)
     newest_event_ms: list[int] = field(default_factory=list)  # (p,)
-    cell_product: npt.NDArray[np.int64] | None = None  # (k,) index into products
+    cell_product: npt.NDArray[np.int64] | None = None  # (k,) index into products; a product's cells, each of another tile, stand together
     cell_tile: npt.NDArray[np.int64] | None = None  # (k,)
     deltas: npt.NDArray[np.float64] | None = None  # (k, N_MEASURES) integers
     event_hash: npt.NDArray[np.int64] | None = None  # (e,) distinct
@@ -104,6 +113,7 @@ class ApplyCall:
                 "newest_event": self.newest_event_ms,
                 "cell_product": [] if self.cell_product is None else (self.cell_product + 1).tolist(),
                 "cell_tile": tiles,
+                "measures": N_MEASURES,
                 "columns": columns,
                 "values": values,
                 "hashes": self._seen_groups(),
@@ -115,8 +125,8 @@ class ApplyCall:
             }
         )
 
-    def _seen_groups(self) -> list[list[int]]:
-        """`[hour, set, hash, hash, …]` per set of remembered event ids."""
+    def _seen_groups(self) -> list[list[int | str]]:
+        """`[hour, set, hash, hash, …]` per set of remembered event ids; the hashes as text, which Redis takes as it is."""
         if self.event_hash is None or self.event_hour is None or not len(self.event_hash):
             return []
         sets = self.event_hash % SEEN_SETS_PER_HOUR
@@ -124,7 +134,7 @@ class ApplyCall:
         hours, sets, hashes = self.event_hour[order], sets[order], self.event_hash[order]
         starts = np.flatnonzero(np.r_[True, (hours[1:] != hours[:-1]) | (sets[1:] != sets[:-1])])
         bounds = [*starts.tolist(), len(hashes)]
-        ids, of_hour, of_set = hashes.tolist(), hours[starts].tolist(), sets[starts].tolist()
+        ids, of_hour, of_set = list(map(str, hashes.tolist())), hours[starts].tolist(), sets[starts].tolist()
         return [[of_hour[i], of_set[i], *ids[bounds[i] : bounds[i + 1]]] for i in range(len(starts))]
 
 

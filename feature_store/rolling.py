@@ -28,6 +28,7 @@ WINDOWS: Final = {"5m": 5 * MINUTE_MS, "1h": HOUR_MS, "24h": DAY_MS, "7d": 7 * D
 STATISTIC_STEPS: Final = (24, 168)
 HALF_LIVES: Final = (3, 12, 48, 168)
 
+# The measures that are features; the netted ones only serve the judgement of alerts.
 _MEASURE_UNITS: Final = {
     "units": ("units", "units sold, less cancellations that came while their step was open"),
     "orders": ("orders", "orders that name the product, less such cancellations"),
@@ -168,7 +169,7 @@ def _hour_phase(local: datetime) -> float:
 
 
 FEATURES: Final[tuple[Feature, ...]] = (
-    *(_sum(window, measure) for window in WINDOWS for measure in MEASURES),
+    *(_sum(window, measure) for window in WINDOWS for measure in _MEASURE_UNITS),
     *(feature for window in WINDOWS for feature in _ratios(window)),
     *(feature for count in STATISTIC_STEPS for feature in _statistics(count)),
     *(_ewma(half_life) for half_life in HALF_LIVES),

@@ -29,6 +29,7 @@ from feature_store.calls import (
     ProductRecord,
     RolledBack,
     Seen,
+    ShardRolledBack,
     ShardView,
     Stale,
     StoreSettings,
@@ -299,6 +300,17 @@ class FeatureStore:
             )
         return views
 
+    async def sequences(self, shards: Sequence[int]) -> dict[int, int]:
+        """How many records each shard has counted, over all its sources."""
+
+        async def run() -> Any:
+            pipe = self._redis.pipeline(transaction=False)
+            for shard in shards:
+                pipe.hget(self.keys.offsets(shard), "sum")
+            return await pipe.execute()
+
+        return {shard: int(found or 0) for shard, found in zip(shards, await self._patiently(run), strict=True)}
+
     async def live(self, shard: int) -> list[tuple[str, int]]:
         """Products of a shard with the time of their last event, epoch ms, in the order of their names."""
         found = await self._patiently(lambda: self._redis.zrange(self.keys.live(shard), 0, -1, withscores=True))
@@ -372,13 +384,19 @@ class FeatureStore:
 
         return [min(map(int, found)) if found else None for found in await self._patiently(run)]
 
-    async def commit(self, shard: int, token: str, products: Sequence[ProductCommit], outbox: Mapping[str, bytes]) -> int | Stale:
-        """Store states, scores and the messages that follow, all or nothing; returns the shard's sequence, or Stale. Raises OwnerLost."""
+    async def commit(
+        self, shard: int, token: str, products: Sequence[ProductCommit], outbox: Mapping[str, bytes], *, known: int = 0
+    ) -> int | Stale:
+        """Store states, scores and the messages that follow, all or nothing; returns the shard's sequence, or Stale.
+
+        `known`: the shard's sequence when it was decided. Raises OwnerLost, and ShardRolledBack where Redis has a lower one.
+        """
         call = _encode(
             {
                 "tiles_per_step": self._tiles_per_step,
                 "keep_tiles": self.keep_tiles,
                 "keep_steps": self.keep_steps,
+                "known": known,
                 "outbox": list(outbox),
                 "products": [
                     [
@@ -401,6 +419,8 @@ class FeatureStore:
         match reply[0]:
             case b"committed":
                 return int(reply[1])
+            case b"rolled_back":
+                raise ShardRolledBack(shard, known, int(reply[1]))
             case b"stale":
                 return Stale([name.decode() for name in reply[1:]])
             case _:
@@ -418,20 +438,24 @@ class FeatureStore:
         if not reply:
             raise OwnerLost(shard)
 
-    async def begin_closing(self, shard: int, token: str, step: int) -> None:
-        """Steps through `step` are about to be consumed: events that come for them from now on are counted as too late for the model. Raises OwnerLost."""
-        [reply] = await self._evaluate("begin", [(shard, (token, step))])
-        if not reply:
-            raise OwnerLost(shard)
+    async def begin_closing(self, shard: int, token: str, step: int, *, known: int = 0) -> None:
+        """Steps through `step` are about to be consumed: events that come for them from now on are counted as too late for the model.
 
-    async def close_step(self, shard: int, token: str, step: int, watermark_ms: int) -> None:
-        """Every product of the shard has consumed `step`; forget event ids behind the deduplication window. Raises OwnerLost."""
+        Raises OwnerLost, and ShardRolledBack where Redis has a lower sequence than `known`.
+        """
+        [reply] = await self._evaluate("begin", [(shard, (token, step, known))])
+        _check_owned(shard, known, reply)
+
+    async def close_step(self, shard: int, token: str, step: int, watermark_ms: int, *, known: int = 0) -> None:
+        """Every product of the shard has consumed `step`; forget event ids behind the deduplication window.
+
+        Raises OwnerLost, and ShardRolledBack where Redis has a lower sequence than `known`.
+        """
         seen_from = (watermark_ms - self._settings.dedup_ms) // HOUR_MS
         while True:
-            [reply] = await self._evaluate("close", [(shard, (token, step, seen_from, SEEN_SETS_PER_HOUR))])
-            if not reply:
-                raise OwnerLost(shard)
-            if reply == 1:
+            [reply] = await self._evaluate("close", [(shard, (token, step, known, seen_from, SEEN_SETS_PER_HOUR))])
+            _check_owned(shard, known, reply)
+            if reply[0] == 1:
                 return
 
     async def evict(self, shard: int, token: str, product: str, last_event_ms: int, outbox: Mapping[str, bytes]) -> bool:
@@ -487,6 +511,13 @@ class FeatureStore:
         for kind in kinds:
             pipe.memory_usage(f"{self.keys.shard(shard)}{kind}:{product}", samples=0)
         return {kind: int(size or 0) for kind, size in zip(kinds, await pipe.execute(), strict=True)}
+
+
+def _check_owned(shard: int, known: int, reply: list[int]) -> None:
+    if reply[0] == 0:
+        raise OwnerLost(shard)
+    if reply[0] == -1:
+        raise ShardRolledBack(shard, known, int(reply[1]))
 
 
 def _outcome(reply: list[Any]) -> Outcome:

@@ -7,7 +7,20 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_store.events import ABSENT, EventBatch, Kind
-from feature_store.measures import CANCELLED_UNITS, CARTS, FAVOURITES, N_MEASURES, ORDERS, RETURNED_UNITS, REVENUE, UNCARTS, UNITS, VIEWS
+from feature_store.measures import (
+    CANCELLED_UNITS,
+    CARTS,
+    FAVOURITES,
+    N_MEASURES,
+    NETTED_ORDERS,
+    NETTED_UNITS,
+    ORDERS,
+    RETURNED_UNITS,
+    REVENUE,
+    UNCARTS,
+    UNITS,
+    VIEWS,
+)
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -84,7 +97,7 @@ def tile_events(batch: EventBatch, before_ms: Ints, grid: Grid) -> TileDeltas:
 
     - placed: units and revenue in the tile of the event; one order per record and product, however many lines name the product;
     - cancelled, with a `placed_at` not after the event whose step ends after the record's watermark: takes the same off the tile of
-      `placed_at`; any other cancellation counts as cancelled units in the tile of the event;
+      `placed_at`, and counts there as netted units and a netted order; any other cancellation counts as cancelled units in the tile of the event;
     - returned: returned units in the tile of the event;
     - clicks: one each.
     """
@@ -152,6 +165,8 @@ def _add_orders(deltas: Floats, batch: EventBatch, cell: Ints, nets: npt.NDArray
         quantity, amount, once = batch.quantity * sign, batch.amount * sign, counts_once * sign
         own = cancelled & ~nets_line
         deltas[:, CANCELLED_UNITS] = np.bincount(cell[own], batch.quantity[own], n_cells)
+        deltas[:, NETTED_UNITS] = np.bincount(cell[nets_line], batch.quantity[nets_line], n_cells)
+        deltas[:, NETTED_ORDERS] = np.bincount(cell[nets_line], counts_once[nets_line], n_cells)
     deltas[:, UNITS] = np.bincount(cell, quantity, n_cells)
     deltas[:, REVENUE] = np.bincount(cell, amount, n_cells)
     deltas[:, ORDERS] = np.bincount(cell, once, n_cells)

@@ -85,7 +85,8 @@ class History:
     def of(cls, products: Sequence[tuple[Sums, Sums, int | None]], grid: Grid) -> Self:
         """From each product's tiles, steps and last rolled-up step (None: none).
 
-        >>> history = History.of([({24: [1] * 9, 25: [2] * 9, 36: [4] * 9}, {1: [8] * 9, 2: [3] * 9}, 2)], Grid(300_000, 3_600_000))
+        >>> one = np.ones(N_MEASURES)
+        >>> history = History.of([({24: one, 25: 2 * one, 36: 4 * one}, {1: 8 * one, 2: 3 * one}, 2)], Grid(300_000, 3_600_000))
         >>> history.by_step.index.tolist(), history.by_step.sums[:, 0].tolist()  # step 2: its tiles are kept, but counted already
         ([1, 2, 3], [8.0, 3.0, 4.0])
         """

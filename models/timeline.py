@@ -10,7 +10,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from feature_store.measures import MEASURES, ORDERS, UNITS, natural
+from feature_store.measures import MEASURES, NETTED_ORDERS, NETTED_UNITS, ORDERS, SCALES, UNITS, natural
 from models import alerts
 from models.alerts import AlertPolicy, Transitions
 from models.features import F32, I64, FeatureSpec, scales
@@ -78,6 +78,19 @@ def demand(spec: FeatureSpec, sums: F64) -> F32:
     return natural(sums)[:, columns].astype(np.float32)
 
 
+def placed(sums: F64) -> tuple[F64, F64]:
+    """Units and orders placed, cancelled since or not, (n,) each in natural units, of integer sums (n, N_MEASURES).
+
+    Tiles are judged by these. A cancellation nets its tile until the tile's step ends, which may be after the tile was judged: what is left then
+    depends on when the tile is read, and alerts must not. What was placed does not depend on it.
+
+    >>> [both.tolist() for both in placed(np.array([[1_500.0, 1, 0, 0, 0, 0, 0, 0, 0, 500, 1], [2_000, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0]]))]
+    [[2.0, 2.0], [2.0, 2.0]]
+    """
+    units, orders = sums[:, UNITS] + sums[:, NETTED_UNITS], sums[:, ORDERS] + sums[:, NETTED_ORDERS]  # added while integers: exact
+    return units / SCALES[UNITS], orders / SCALES[ORDERS]
+
+
 def advance(timelines: Timelines, sums: F64, first: int, tiles_per_step: int, model: Model, policy: AlertPolicy) -> Advanced:
     """Judge the tiles that were not judged yet, and consume each step as its last tile has been judged.
 
@@ -94,11 +107,9 @@ def advance(timelines: Timelines, sums: F64, first: int, tiles_per_step: int, mo
         expected = scores[:, EXPECTED] / tiles_per_step
         known = np.flatnonzero(np.isfinite(expected))
         if len(known):
-            seen = natural(sums[known, tile - first])
+            units, orders = placed(sums[known, tile - first])
             own = scores[known, OWN_COLUMNS:]
-            own, moved = alerts.judge(
-                own, seen[:, UNITS], seen[:, ORDERS], expected[known], tile, policy, tile_ms=step_ms // tiles_per_step
-            )
+            own, moved = alerts.judge(own, units, orders, expected[known], tile, policy, tile_ms=step_ms // tiles_per_step)
             scores[known, OWN_COLUMNS:] = own
             transitions.append(replace(moved, rows=known[moved.rows]))
         if (tile + 1) % tiles_per_step:

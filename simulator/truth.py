@@ -19,11 +19,16 @@ import pandas as pd
 from simulator.events import ABSENT, DAY_MS, HOUR_MS, MINUTE_MS, Events, Kind, Names, Topic
 from simulator.faults import fault_name
 
-MEASURES: Final = ("units", "orders", "revenue", "cancelled_units", "returned_units", "views", "carts", "uncarts", "favourites")
+MEASURES: Final = (
+    *("units", "orders", "revenue", "cancelled_units", "returned_units"),
+    *("views", "carts", "uncarts", "favourites"),
+    *("netted_units", "netted_orders"),
+)
 # Integers per natural unit: thousandths of units, 1/10,000 of money, whole counts.
-SCALES: Final = np.array([1_000, 1, 10_000, 1_000, 1_000, 1, 1, 1, 1])
+SCALES: Final = np.array([1_000, 1, 10_000, 1_000, 1_000, 1, 1, 1, 1, 1_000, 1])
 UNITS, ORDERS, REVENUE, CANCELLED, RETURNED = range(5)
 CLICK_MEASURE: Final = {Kind.VIEW: 5, Kind.ADD_TO_CART: 6, Kind.REMOVE_FROM_CART: 7, Kind.WISHLIST: 8}
+NETTED_UNITS, NETTED_ORDERS = 9, 10
 
 # Rows of sums that may lie about unmerged: some 9 MB.
 MERGE_ROWS: Final = 100_000
@@ -66,7 +71,7 @@ class Cells(NamedTuple):
 
     step: npt.NDArray[np.int64]  # (k,) step index
     product: npt.NDArray[np.int64]  # (k,) index
-    sums: npt.NDArray[np.int64]  # (k, 9) integers, see SCALES
+    sums: npt.NDArray[np.int64]  # (k, measures) integers, see SCALES
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +124,8 @@ class Sources:
 def fold(events: Events, judged: Judged, rules: Rules, names: Names) -> Cells:
     """Sums of the counted records, copies once.
 
-    A cancellation nets the step of `placed_ms`, unless that is after the cancellation, while the step ends after the source's watermark; otherwise it
-    counts as cancelled at its own time.
+    A cancellation nets the step of `placed_ms`, unless that is after the cancellation, while the step ends after the source's watermark, and counts
+    there as netted; otherwise it counts as cancelled at its own time.
     """
     products = len(names.product_ids)
     paid = rules.currency is None or names.currency in (None, rules.currency)
@@ -142,6 +147,7 @@ def fold(events: Events, judged: Judged, rules: Rules, names: Names) -> Cells:
     lines = np.zeros((len(MEASURES), len(record)), dtype=np.int64)
     lines[UNITS], lines[ORDERS], lines[REVENUE] = sign * quantity, sign * once, sign * amount * paid
     lines[CANCELLED] = np.where((kind == Kind.CANCELLED) & ~nets[record], quantity, 0)
+    lines[NETTED_UNITS], lines[NETTED_ORDERS] = nets[record] * quantity, nets[record] * once
     lines[RETURNED] = np.where(kind == Kind.RETURNED, quantity, 0)
     for click, measure in CLICK_MEASURE.items():
         lines[measure] = kind == click
@@ -149,7 +155,7 @@ def fold(events: Events, judged: Judged, rules: Rules, names: Names) -> Cells:
 
 
 def sum_cells(cell: npt.NDArray[np.int64], values: npt.NDArray[np.int64], products: int) -> Cells:
-    """Sum `values` (m, 9) over equal cells (m,) = step · products + product: steps (k,), products (k,), sums (k, 9).
+    """Sum `values` (m, measures) over equal cells (m,) = step · products + product: steps (k,), products (k,), sums (k, measures).
 
     >>> [column.tolist() for column in sum_cells(np.array([12, 3, 12]), np.array([[1], [5], [2]]), products=10)]
     [[0, 1], [3, 2], [[5], [3]]]

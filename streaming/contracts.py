@@ -178,7 +178,7 @@ class Cumulative(Struct, frozen=True, kw_only=True):
 
 
 class Running(Struct, frozen=True, kw_only=True):
-    """The step that is under way at `as_of`: the one before `first_step`."""
+    """The step that is under way at `as_of`: the one that starts at `first_step`."""
 
     elapsed_ms: Count
     observed: float  # units so far
@@ -223,7 +223,7 @@ class Forecast(Struct, frozen=True, kw_only=True):
     issued_at: EpochMs  # the clock's time when it was made
     valid_until: EpochMs  # past it the forecast is stale, whatever the reason
     step_ms: Positive
-    first_step: EpochMs  # start of the first predicted step
+    first_step: EpochMs  # start of the first predicted step: the one under way, where one is; mean[0] is its whole expected demand then
     horizon: Positive
     mean: list[float]  # (horizon,)
     levels: list[Level]
@@ -265,7 +265,7 @@ class TrendAlert(Struct, frozen=True, kw_only=True):
     ends_at: EpochMs | None = None  # resolved
     reason: ResolveReason | None = None  # resolved
     window: Window
-    observed: float  # units in the window
+    observed: float  # units placed in the window, cancelled since or not
     levels: list[Level]
     expected: Expected  # units in the window
     score: float

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from feature_store.calls import NO_WATERMARK, ShardView, Stale
+from feature_store.calls import NO_WATERMARK, ShardRolledBack, ShardView, Stale
 from feature_store.measures import UNITS, natural
 from feature_store.store import FeatureStore
 from models import alerts, timeline
@@ -145,7 +145,7 @@ class ForecastEngine:
     # ---- one round
 
     async def cycle(self) -> bool:
-        """Serve what changed, then a slice of the sweep. Returns whether more is waiting. Raises OwnerLost and FrozenWorker."""
+        """Serve what changed, then a slice of the sweep. Returns whether more is waiting. Raises OwnerLost, ShardRolledBack and FrozenWorker."""
         owned = dict(self._owned)
         if not owned:
             return False
@@ -172,6 +172,8 @@ class ForecastEngine:
     async def _retarget(self, shard: OwnedShard, view: ShardView) -> None:
         """Take over what the shard's time allows; list its products anew when that moves and no sweep is under way."""
         lagging = self._settings.lagging_source_ms if self._settings.clock is Clock.WALL else None
+        if view.sequence < shard.sequence:
+            raise ShardRolledBack(view.shard, shard.sequence, view.sequence)
         shard.time = shard_time(self._sources, view.watermarks, view.idle, lagging_ms=lagging)
         shard.sequence, shard.closed_step = view.sequence, view.closed_step
         if shard.pending or shard.time.watermark_ms == NO_WATERMARK or view.closed_step is None:
@@ -181,7 +183,7 @@ class ForecastEngine:
             return
         last_step = target // self._per_step - 1
         if last_step > view.closed_step:
-            await self._store.begin_closing(view.shard, self._token, last_step)
+            await self._store.begin_closing(view.shard, self._token, last_step, known=view.sequence)
         silent_before = shard.time.watermark_ms - self._settings.evict_after_ms
         for name, heard_ms in await self._store.live(view.shard):
             if heard_ms >= silent_before:
@@ -270,6 +272,7 @@ class ForecastEngine:
         first = int(lines.step.min() + 1) * per_step
         count = max(int(as_of.max()) // self._settings.tile_ms + 1 - first, per_step)
         tiles = await self._store.tiles([(*c.product, first, count) for c in changed])
+        await self._check_kept({shard: owned[shard].sequence for shard in contexts})
         start = (lines.step + 1) * per_step - first
         ended = as_of >= (lines.step + 2) * step_ms  # the step is over, but events of it may still come: advanced through on a copy
         ended_sums = timeline.step_sums(tiles, start, per_step)
@@ -294,6 +297,12 @@ class ForecastEngine:
             Request(c.product[1], contexts[c.product[0]], float(units[i]), bool(active[i]), c.sent_at_ms) for i, c in enumerate(changed)
         ]
         await self._publish(changed, requests, ahead, out)
+
+    async def _check_kept(self, known: Mapping[int, int]) -> None:
+        """What was just read is no less than what the shards' sequences promised. Raises ShardRolledBack."""
+        for shard, found in (await self._store.sequences(list(known))).items():
+            if found < known[shard]:
+                raise ShardRolledBack(shard, known[shard], found)
 
     async def _publish(self, changed: Sequence["Changed"], requests: Sequence[Request], lines: Timelines, out: Forecasts) -> None:
         made = forecasts(
@@ -363,7 +372,7 @@ class ForecastEngine:
         step = self._last_step(shard)
         if shard.target < 0 or shard.closed_step is None or step <= shard.closed_step:
             return
-        await self._store.close_step(number, self._token, step, shard.time.watermark_ms)
+        await self._store.close_step(number, self._token, step, shard.time.watermark_ms, known=shard.sequence)
         metrics.FORECAST_STEPS_CLOSED.inc(step - shard.closed_step)
         shard.closed_step = step
         failpoint("forecast.step_closed")
@@ -388,7 +397,7 @@ class ForecastEngine:
             sums = await self._store.tiles([(*product, first, target - first) for product in some])
             after, publish, moved = await self._compute(lambda b=before, s=sums, f=first: self._decide(b, s, f))  # type: ignore[misc]
             failpoint("forecast.decided")
-            refused = await self._commit(some, before, after, publish, moved)
+            refused = await self._commit(owned, some, before, after, publish, moved)
             unfinished += [p for p in some if p in refused or owned[p[0]].target > target]
             if closes:
                 metrics.FORECAST_BATCH_PRODUCTS.labels(reason).observe(len(some))
@@ -405,12 +414,18 @@ class ForecastEngine:
             )
             before.lines.scores[others, OWN_COLUMNS:] = own
             moved.append((Reason.MODEL_CHANGED, _renumbered(ended, others)))
-        advanced = timeline.advance(before.lines, sums, first, self._per_step, self._model, self._policy, self._sums)
+        advanced = timeline.advance(before.lines, sums, first, self._per_step, self._model, self._policy)
         moved += [(None, transitions) for transitions in advanced.transitions]
         return advanced.timelines, advanced.publish, moved
 
     async def _commit(
-        self, products: Sequence[Product], before: Gathered, after: Timelines, publish: npt.NDArray[np.bool_], moved: Sequence[Moved]
+        self,
+        owned: Mapping[int, OwnedShard],
+        products: Sequence[Product],
+        before: Gathered,
+        after: Timelines,
+        publish: npt.NDArray[np.bool_],
+        moved: Sequence[Moved],
     ) -> set[Product]:
         """Store what was decided, with its alerts, and send those; returns products whose records had changed meanwhile."""
         started = time.perf_counter()
@@ -422,7 +437,8 @@ class ForecastEngine:
         entries = self._entries(products, moved)
         refused: set[Product] = set()
         for shard, rows in by_shard.items():
-            result = await self._store.commit(shard, self._token, [commits[i] for i in rows], entries[shard])
+            known = owned[shard].sequence
+            result = await self._store.commit(shard, self._token, [commits[i] for i in rows], entries[shard], known=known)
             self._prove_ownership()
             if isinstance(result, Stale):
                 metrics.FORECAST_COMMIT_CONFLICTS.labels("step").inc()

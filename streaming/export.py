@@ -43,7 +43,8 @@ class Intervals:
     def of(cls, products: Sequence[tuple[Sums, Sums, int | None]], grid: Grid) -> Self:
         """From each product's tiles, steps and last consumed step (None: none).
 
-        >>> known = Intervals.of([({24: [1] * 9, 36: [4] * 9}, {1: [8] * 9, 2: [1] * 9}, 2)], Grid(300_000, 3_600_000))
+        >>> one = np.ones(N_MEASURES)
+        >>> known = Intervals.of([({24: one, 36: 4 * one}, {1: 8 * one, 2: one}, 2)], Grid(300_000, 3_600_000))
         >>> (known.start_ms // 300_000).tolist(), known.closed.tolist()  # tile 24 is kept, but step 2 holds it already
         ([12, 24, 36], [True, True, False])
         """

@@ -8,7 +8,7 @@ from typing import Any, Final
 import structlog
 from faust.types import TP
 
-from feature_store.calls import OwnerLost
+from feature_store.calls import OwnerLost, ShardRolledBack
 from feature_store.store import FeatureStore
 from models.artefact import UnusableArtefact
 from models.forecaster import Forecaster
@@ -71,6 +71,10 @@ class ForecastWorker:
                 self._engine.revoke()
                 self._lost_at = time.monotonic()
                 more = False
+            except ShardRolledBack as lost:
+                log.warning("store.rolled_back", shard=lost.shard, reason=str(lost))
+                await self._claim()
+                more = True
             await self._reclaim()
             self._health.progressed(FORECASTING, time.monotonic())
             if more:
@@ -87,6 +91,11 @@ class ForecastWorker:
         if self._lost_at is None or time.monotonic() - self._lost_at < self._settings.session_timeout_ms / 1000:
             return
         self._lost_at = None
+        await self._claim()
+
+    async def _claim(self) -> None:
+        """Begin anew with the shards that Kafka has given us."""
+        assert self._engine is not None
         async with self._round:
             await self._engine.assign(tp.partition for tp in self._app.assigned())
 

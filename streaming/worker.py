@@ -1,7 +1,6 @@
 """The shell of the long-running processes: logging, `/metrics`, signals, a bounded end, exit status. What they do is a `Worker`'s affair."""
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
@@ -88,19 +87,19 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def run_worker(settings: Settings, kind: str, make: MakeWorker, conditions: tuple[str, ...]) -> int:
-    """Runs a worker until SIGTERM or SIGINT (0) or until it fails (1). Raises UserError where something outside the program is wrong."""
+    """Runs a worker until SIGTERM or SIGINT, and ends the process with status 0; returns 1 where it failed.
+
+    Raises UserError where something outside the program is wrong.
+    """
     configure_logging(settings.log_level)
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # a policy, because Faust's threads make their own loops
-    wake: list[Callable[[], object]] = []
-    _on_signals(wake)
-
-    async def main() -> None:
-        loop, stopping = asyncio.get_running_loop(), asyncio.Event()
-        wake.append(lambda: loop.call_soon_threadsafe(stopping.set))
-        await _serve(settings, kind, make, conditions, stopping)
-
+    # Not asyncio.run: it would wait for tasks of Faust's that swallow their cancellation.
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    stopping = asyncio.Event()
+    _on_signals(lambda: loop.call_soon_threadsafe(stopping.set))
     try:
-        asyncio.run(main())
+        loop.run_until_complete(_serve(settings, kind, make, conditions, stopping))
     except _EXPECTED as error:
         if isinstance(error, UserError | StoreUnusable):
             raise UserError(str(error)) from error
@@ -110,10 +109,11 @@ def run_worker(settings: Settings, kind: str, make: MakeWorker, conditions: tupl
         log.exception("worker.failed", worker=kind)
         return 1
     log.info("worker.ended", worker=kind)
-    return 0
+    sys.stderr.flush()
+    os._exit(0)  # what counts is in Redis; Faust's threads may still wait for a broker that is about to answer
 
 
-def _on_signals(wake: list[Callable[[], object]]) -> None:
+def _on_signals(wake: Callable[[], object]) -> None:
     """SIGTERM and SIGINT end the worker; a second one, or HARD_END_S later, at once."""
     asked: list[int] = []
 
@@ -122,8 +122,7 @@ def _on_signals(wake: list[Callable[[], object]]) -> None:
             os._exit(1)
         asked.append(number)
         _arm_hard_end()
-        for call in wake:
-            call()
+        wake()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
@@ -203,6 +202,11 @@ async def first_end(*parts: Coroutine[Any, Any, None]) -> None:
 
 
 async def _bounded(ending: Coroutine[Any, Any, None], limit_s: float) -> None:
-    """Waits for the end of something, but not for long, and not for its complaints."""
-    with contextlib.suppress(Exception):
-        await asyncio.wait_for(ending, limit_s)
+    """Waits for the end of something, but not for long, and not for its complaints. What takes longer is left to the process's end.
+
+    Not `wait_for`: that waits until the cancelled thing has ended, and Faust's `stop` swallows its cancellation.
+    """
+    task = asyncio.create_task(ending)
+    await asyncio.wait({task}, timeout=limit_s)
+    if task.done() and not task.cancelled():
+        task.exception()

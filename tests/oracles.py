@@ -74,8 +74,9 @@ def facts(records: Iterable[Record], watermarks_before: Iterable[float], step_ms
             if record.kind is Kind.PLACED or nets:
                 sign, at = (-1, placed_at) if nets else (1, now)
                 first = line.product not in [other.product for other in record.lines[:i]]
-                found += [Fact(at, line.product, "units", sign * line.quantity), Fact(at, line.product, "revenue", sign * line.amount)]
-                found += [Fact(at, line.product, "orders", sign * first)]
+                sold = {"units": line.quantity, "orders": int(first), "revenue": line.amount}
+                found += [Fact(at, line.product, measure, sign * value) for measure, value in sold.items()]
+                found += [Fact(at, line.product, f"netted_{measure}", sold[measure]) for measure in ("units", "orders") if nets]
             elif record.kind in clicks:
                 found.append(Fact(now, line.product, clicks[record.kind], 1))
             else:

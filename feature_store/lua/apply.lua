@@ -14,7 +14,7 @@ if stored < expected then return {'rolled_back', stored} end
 
 local seen_from = tonumber(redis.call('HGET', closed_key, 'seen_from') or -1)
 local seen = {}
-for _, group in ipairs(call.hashes) do -- {hour, set, hash, hash, …}
+for _, group in ipairs(call.hashes) do -- {hour, set, hash, hash, …}, the hashes as text
   if group[1] >= seen_from then
     local key = prefix .. 'seen:' .. group[1] .. ':' .. group[2]
     local known = redis.call('SMISMEMBER', key, unpack(group, 3))
@@ -39,31 +39,53 @@ end
 
 local columns, values = call.columns, call.values -- which measures occur; their deltas, cell after cell
 local width, corrected, first_step = #columns, 0, math.huge
-local function add(key, field, cell)
-  local old, sums = redis.call('HGET', key, field), nil
-  if old then sums = cmsgpack.unpack(old) else sums = {0, 0, 0, 0, 0, 0, 0, 0, 0} end
-  for i = 1, width do
-    local column = columns[i]
-    sums[column] = sums[column] + values[(cell - 1) * width + i]
+local zeros = {} -- sums of a cell that was never counted: one per measure
+for i = 1, call.measures do zeros[i] = 0 end
+local function add(key, fields, cells) -- distinct fields of one key, each with its cell
+  local known, written = redis.call('HMGET', key, unpack(fields)), {}
+  for i = 1, #fields do
+    local sums = known[i] and cmsgpack.unpack(known[i]) or {unpack(zeros)}
+    local before = (cells[i] - 1) * width
+    for c = 1, width do
+      local column = columns[c]
+      sums[column] = sums[column] + values[before + c]
+    end
+    written[2 * i - 1], written[2 * i] = fields[i], cmsgpack.pack(sums)
   end
-  redis.call('HSET', key, field, cmsgpack.pack(sums))
+  redis.call('HSET', key, unpack(written))
+end
+local texts = {} -- a number costs Redis more to write down than all else that is done with it
+local function text(number)
+  local known = texts[number]
+  if not known then
+    known = string.format('%.0f', number)
+    texts[number] = known
+  end
+  return known
 end
 
 -- write
-for cell = 1, #cell_tile do
-  local product, tile = products[cell_product[cell]], cell_tile[cell]
-  local step = math.floor(tile / per_step)
-  if step < first_step then first_step = step end
-  if step > closing then
-    add(prefix .. 'tiles:' .. product, tile, cell)
-  elseif rolled_through(product) < step then -- the model may have read the tiles of this step, or may not
-    corrected = corrected + 1
-    add(prefix .. 'tiles:' .. product, tile, cell)
-  else
-    corrected = corrected + 1
-    if step > rolled_through(product) - call.keep_tiles then add(prefix .. 'tiles:' .. product, tile, cell) end
-    if step > rolled_through(product) - call.keep_steps then add(prefix .. 'steps:' .. product, step, cell) end
+local first = 1
+while first <= #cell_tile do -- a product's cells stand together: one read and one write of its tiles
+  local product, last = cell_product[first], first
+  while cell_product[last + 1] == product do last = last + 1 end
+  local name, fields, cells = products[product], {}, {}
+  for cell = first, last do
+    local tile = cell_tile[cell]
+    local step, keep = math.floor(tile / per_step), true
+    if step < first_step then first_step = step end
+    if step <= closing then
+      corrected = corrected + 1 -- the model may have read the tiles of this step, or may not
+      local through = rolled_through(name)
+      if through >= step then
+        keep = step > through - call.keep_tiles
+        if step > through - call.keep_steps then add(prefix .. 'steps:' .. name, {text(step)}, {cell}) end
+      end
+    end
+    if keep then fields[#fields + 1], cells[#cells + 1] = text(tile), cell end
   end
+  if #fields > 0 then add(prefix .. 'tiles:' .. name, fields, cells) end
+  first = last + 1
 end
 for _, group in ipairs(call.hashes) do
   if group[1] >= seen_from then redis.call('SADD', prefix .. 'seen:' .. group[1] .. ':' .. group[2], unpack(group, 3)) end
@@ -86,7 +108,7 @@ for from = 1, #products, 1000 do -- Lua's stack holds a few thousand arguments
   local waiting = redis.call('HMGET', prefix .. 'dirty_since', unpack(products, from, to))
   for i = from, to do
     live[#live + 1], live[#live + 2] = call.newest_event[i], products[i]
-    dirty[#dirty + 1], dirty[#dirty + 2] = sequence, products[i]
+    dirty[#dirty + 1], dirty[#dirty + 2] = text(sequence), products[i]
     if not waiting[i - from + 1] then since[#since + 1], since[#since + 2] = products[i], call.oldest_sent[i] end
   end
   redis.call('ZADD', prefix .. 'live', 'GT', unpack(live))

@@ -2,9 +2,11 @@
 -- ARGV: prefix, owner token, call (msgpack), then blobs. The call names the products: {name, first and last step to close (last < first: none), dirty since
 -- or false}. Blobs, product after product: expected headers of features and scores, then features and state where a step closes, scores; last the outbox
 -- messages. (cmsgpack knows no binary strings, so those are arguments.)
--- Returns {'committed', sequence} | {'lost'} (another owner) | {'stale', product, …} (their records are not those that were read; nothing is written).
+-- Returns {'committed', sequence} | {'lost'} (another owner) | {'rolled_back', sequence} (less than what the decision knew is counted) | {'stale', product, …} (their records are not those that were read; nothing is written).
 local prefix, token, call = ARGV[1], ARGV[2], cmsgpack.unpack(ARGV[3])
 if redis.call('GET', prefix .. 'owner') ~= token then return {'lost'} end
+local sequence = tonumber(redis.call('HGET', prefix .. 'offsets', 'sum') or 0)
+if sequence < call.known then return {'rolled_back', sequence} end
 
 -- read and check
 local stale, blob = {}, 4
@@ -18,7 +20,6 @@ end
 if #stale > 0 then return {'stale', unpack(stale)} end
 
 -- write
-local sequence = tonumber(redis.call('HGET', prefix .. 'offsets', 'sum') or 0)
 local per_step = call.tiles_per_step
 local function tiles_of(step)
   local fields = {}

@@ -32,8 +32,9 @@ def export_features(
 ) -> None:
     """Write all products' closed steps, and the tiles of steps that are not closed yet, without overlap.
 
-    Columns: product_id, start_ms, end_ms, closed, units, orders, revenue, cancelled_units, returned_units, views, carts, uncarts, favourites, in
-    natural units. Rows come by shard, product and time. Workers may go on meanwhile: each product is seen as it is at one moment.
+    Columns: product_id, start_ms, end_ms, closed, units, orders, revenue, cancelled_units, returned_units, views, carts, uncarts, favourites,
+    netted_units, netted_orders, in natural units. Rows come by shard, product and time. Workers may go on meanwhile: each product is seen as it is
+    at one moment.
     """
     settings = load_settings()
     if not out.parent.is_dir():

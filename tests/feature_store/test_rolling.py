@@ -33,7 +33,7 @@ def expected_features(facts: list[Fact], product: int, as_of_ms: int, kept: Kept
         else:
             start_ms, end_ms = oracles.window(as_of_ms, length_ms, hop_ms(kept, length_ms))
             sums = {measure: oracles.total(facts, product, measure, start_ms, end_ms) for measure in MEASURES}
-        found |= {f"{measure}_{window}": value for measure, value in sums.items()}
+        found |= {f"{measure}_{window}": value for measure, value in sums.items() if not measure.startswith("netted_")}
         found[f"conversion_{window}"] = oracles.ratio(sums["orders"], sums["views"])
         found[f"cart_rate_{window}"] = oracles.ratio(sums["carts"], sums["views"])
         found[f"mean_price_{window}"] = oracles.ratio(sums["revenue"], sums["units"])

@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 
 from feature_store import tiles
 from feature_store.events import Kind
-from feature_store.measures import CANCELLED_UNITS, MEASURES, N_MEASURES, ORDERS, RETURNED_UNITS, REVENUE, UNITS
+from feature_store.measures import (
+    CANCELLED_UNITS,
+    MEASURES,
+    N_MEASURES,
+    NETTED_ORDERS,
+    NETTED_UNITS,
+    ORDERS,
+    RETURNED_UNITS,
+    REVENUE,
+    UNITS,
+)
 from feature_store.tiles import Grid, TileDeltas, roll_up, tile_events
 from feature_store.watermarks import NO_WATERMARK, judge
 from tests import oracles
@@ -54,7 +64,7 @@ def test_a_cancellation_nets_the_tile_of_placing_while_its_step_is_open() -> Non
     cancelled                              72: 3 of them      watermark before it: 59 → nets; 60 → counts at its own time
     """
     stream = [order(7, Line(0, 4_000, 80)), order(72, Line(0, 3_000, 60), kind=Kind.CANCELLED, placed_at=7)]
-    assert folded(stream, 59 * MINUTE_MS) == {(0, 1): {"units": 1_000, "revenue": 20}}
+    assert folded(stream, 59 * MINUTE_MS) == {(0, 1): {"units": 1_000, "revenue": 20, "netted_units": 3_000, "netted_orders": 1}}
     assert folded(stream, 60 * MINUTE_MS) == {(0, 1): {"units": 4_000, "orders": 1, "revenue": 80}, (0, 14): {"cancelled_units": 3_000}}
 
 
@@ -64,7 +74,14 @@ def test_a_cancellation_that_cannot_be_placed_counts_at_its_own_time(placed_at: 
 
 
 def test_a_cell_that_cancels_out_stays() -> None:
-    assert folded([order(7, Line(0, 1_000)), order(8, Line(0, 1_000), kind=Kind.CANCELLED, placed_at=7)]) == {(0, 1): {}}
+    """Its net sums are all zero."""
+    cancelled = [order(7, Line(0, 1_000)), order(8, Line(0, 1_000), kind=Kind.CANCELLED, placed_at=7)]
+    assert folded(cancelled) == {(0, 1): {"netted_units": 1_000, "netted_orders": 1}}
+
+
+def test_two_cancelled_lines_of_one_product_are_one_netted_order() -> None:
+    found = folded([order(8, Line(0, 1_000, 50), Line(0, 2_000, 70), kind=Kind.CANCELLED, placed_at=7)])
+    assert found == {(0, 1): {"units": -3_000, "orders": -1, "revenue": -120, "netted_units": 3_000, "netted_orders": 1}}
 
 
 def test_returns_and_clicks() -> None:
@@ -115,6 +132,18 @@ def test_any_cut_counts_what_one_by_one_counts(stream: list[Record], cuts: list[
             for key, values in as_cells(deltas).items():
                 sums[key] = [held + value for held, value in zip(sums[key], values, strict=True)]
     assert dict(sums) == expected
+
+
+@given(streams(SPAN_MINUTES), st.just(NO_WATERMARK) | st.integers(0, SPAN_MINUTES).map(lambda minute: minute * MINUTE_MS))
+def test_net_and_netted_add_up_to_what_was_placed_whatever_is_cancelled(stream: list[Record], before_ms: int) -> None:
+    """Gross units and orders of each tile are those of the placed orders alone."""
+
+    def gross(records: list[Record]) -> dict[tuple[int, int], tuple[int, int]]:
+        cells = as_cells(tile_events(batch_of(records), np.full(len(records), before_ms), GRID)).items()
+        found = {key: (sums[UNITS] + sums[NETTED_UNITS], sums[ORDERS] + sums[NETTED_ORDERS]) for key, sums in cells}
+        return {key: both for key, both in found.items() if both != (0, 0)}
+
+    assert gross(stream) == gross([record for record in stream if record.kind is Kind.PLACED])
 
 
 @given(streams(SPAN_MINUTES))

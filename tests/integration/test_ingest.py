@@ -367,3 +367,15 @@ def test_a_missing_topic_is_told_in_plain_words(world: World) -> None:
     assert worker.returncode == 1
     assert "trendcast topics create" in message
     assert "Traceback" not in message
+
+
+def test_it_ends_in_order_while_the_group_still_waits_for_a_dead_member(world: World) -> None:
+    with world.worker() as dead:
+        assert dead.stderr is not None
+        while "ingest.assigned" not in dead.stderr.readline():
+            pass
+        dead.kill()
+    with world.worker() as worker:
+        assert worker.stderr is not None
+        worker.stderr.readline()
+        assert stop(worker) == 0

@@ -105,10 +105,12 @@ def naive(topic: Topic, records: list[Any], known: set[str], malformed: set[byte
                 sign = -1 if nets else 1
                 cell["units"] += sign * round(item["quantity"] * 1000)
                 cell["revenue"] += sign * round(item["quantity"] * item["unit_price"] * 10_000)
+                cell["netted_units"] += nets * round(item["quantity"] * 1000)
             else:
                 cell[f"{event['status']}_units"] += round(item["quantity"] * 1000)
         for product in {item["product_id"] for item in event["items"]} if event["status"] == "placed" or nets else ():
             sums[product, step(event["placed_at"] if nets else at)]["orders"] += -1 if nets else 1
+            sums[product, step(event["placed_at"] if nets else at)]["netted_orders"] += nets
     return sums, counts
 
 
