@@ -357,15 +357,16 @@ def _finite(value: object) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, list | tuple):
-        try:
-            # One addition per number; the sum of finite numbers may still overflow, and then they are looked at one by one.
-            if math.isfinite(sum(value)):
-                return True
-        except (TypeError, OverflowError):  # not numbers, or an integer beyond floats
-            pass
+        if value and not isinstance(value[0], list | tuple | Struct):
+            try:
+                # One addition per number; the sum of finite numbers may still overflow, and then they are looked at one by one.
+                if math.isfinite(sum(filter(None, value))):
+                    return True
+            except (TypeError, OverflowError):  # not numbers, or an integer beyond floats
+                pass
         return all(map(_finite, value))
     if isinstance(value, Struct):
-        return all(_finite(getattr(value, name)) for name in value.__struct_fields__)
+        return all(map(_finite, astuple(value)))
     return True
 
 
@@ -394,6 +395,7 @@ def cloud_event(kind: type[Struct] | str, *, id: str, source: str, time_ms: int)
     return _utf8(headers.items())
 
 
+@functools.lru_cache(maxsize=128)  # the messages of one batch share their time
 def rfc3339(time_ms: int) -> str:
     """UTC with milliseconds. Times that RFC 3339 can't write (Kafka timestamps may be anything) become the nearest that it can.
 

@@ -223,7 +223,11 @@ class ForecastEngine:
         unborn = self._codec.unborn(stored)
         for i, tile in zip(unborn, await self._store.first_tiles([products[i] for i in unborn]), strict=True):
             # An ancient event must not make its product live through decades of silent steps.
-            oldest = (self._last_step(self._owned[products[i][0]]) - self._store.keep_steps) * self._per_step if products[i][0] in self._owned else 0
+            oldest = (
+                (self._last_step(self._owned[products[i][0]]) - self._store.keep_steps) * self._per_step
+                if products[i][0] in self._owned
+                else 0
+            )
             first_tiles[i] = oldest if tile is None else max(tile, oldest)
         metrics.FORECAST_STORE_SECONDS.labels("gather").observe(time.perf_counter() - started)
         return self._codec.read(stored, first_tiles)

@@ -29,23 +29,37 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TRENDCAST_", secrets_dir=None, frozen=True, extra="ignore")
 
     kafka_bootstrap: str = Field("127.0.0.1:9092", description="Kafka brokers, host:port, separated by commas")
-    redis_url: SecretStr = Field(SecretStr("redis://127.0.0.1:6379/0"), description="Redis, as redis://, rediss:// or unix:// URL; may hold a password")
-    redis_url_file: Path | None = Field(None, description="a file that holds the Redis URL, for secrets mounted as files; wins over the URL itself")
-    namespace: str = Field("shop", pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$", description="prefix of every Redis key, consumer group and the doorbell topic")
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"), description="Redis, as redis://, rediss:// or unix:// URL; may hold a password"
+    )
+    redis_url_file: Path | None = Field(
+        None, description="a file that holds the Redis URL, for secrets mounted as files; wins over the URL itself"
+    )
+    namespace: str = Field(
+        "shop", pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$", description="prefix of every Redis key, consumer group and the doorbell topic"
+    )
     orders_topic: str = Field("orders", description="topic of order events")
     clickstream_topic: str = Field("clickstream", description="topic of click events")
     forecasts_topic: str = Field("forecasts", description="topic of forecasts (compacted)")
     alerts_topic: str = Field("trend-alerts", description="topic of trend alerts")
     dead_letters_topic: str = Field("dead-letters", description="topic of rejected records")
 
-    shards: int = Field(32, ge=1, le=1024, description="groups of products; also the partitions of the doorbell topic; fixed for a namespace")
+    shards: int = Field(
+        32, ge=1, le=1024, description="groups of products; also the partitions of the doorbell topic; fixed for a namespace"
+    )
     tile_ms: int = Field(5 * MINUTE_MS, ge=1000, description="length of a tile; fixed for a namespace")
     step_ms: int = Field(HOUR_MS, ge=1000, description="length of the model's time step, a whole number of tiles; fixed for a namespace")
     timezone: str = Field("UTC", description="the shop's time zone (IANA name), for weekdays and hours; fixed for a namespace")
-    currency: str | None = Field(None, pattern=r"^[A-Z]{3}$", description="the namespace's currency; orders in another count units, not revenue")
+    currency: str | None = Field(
+        None, pattern=r"^[A-Z]{3}$", description="the namespace's currency; orders in another count units, not revenue"
+    )
 
-    lateness_ms: int = Field(10 * MINUTE_MS, ge=0, description="how long an event may arrive after a later one of its source and still be on time")
-    future_ms: int = Field(5 * MINUTE_MS, ge=0, description="how far an event's time may lie after its Kafka timestamp before it is rejected")
+    lateness_ms: int = Field(
+        10 * MINUTE_MS, ge=0, description="how long an event may arrive after a later one of its source and still be on time"
+    )
+    future_ms: int = Field(
+        5 * MINUTE_MS, ge=0, description="how far an event's time may lie after its Kafka timestamp before it is rejected"
+    )
     tile_retention_ms: int = Field(25 * HOUR_MS, ge=HOUR_MS, description="event time for which tiles are kept")
     step_retention_ms: int = Field(8 * DAY_MS, ge=DAY_MS, description="event time for which closed steps are kept")
     dedup_ms: int = Field(DAY_MS, ge=0, description="event time within which an order's event_id counts once; 0 switches deduplication off")
@@ -65,7 +79,9 @@ class Settings(BaseSettings):
     sweep_chunk: int = Field(512, ge=1, le=65536, description="products advanced between two looks at the changed ones")
 
     session_timeout_ms: int = Field(10_000, ge=1000, description="a worker silent for longer loses its partitions")
-    heartbeat_interval_ms: int = Field(3_000, ge=100, description="how often a worker tells Kafka that it lives; at most a third of the session timeout")
+    heartbeat_interval_ms: int = Field(
+        3_000, ge=100, description="how often a worker tells Kafka that it lives; at most a third of the session timeout"
+    )
     instance_id: str | None = Field(None, description="static group membership: a name that survives a restart of this process")
     metrics_host: str = Field("127.0.0.1", description="address of /metrics, /healthz and /readyz")
     metrics_port: int = Field(0, ge=0, le=65535, description="port of /metrics, /healthz and /readyz; 0: any free one, which the log names")

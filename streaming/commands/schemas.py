@@ -13,7 +13,7 @@ def register(app: typer.Typer) -> None:
 
 def schemas(out: Annotated[Path, typer.Argument(help="Folder to write into; made where it does not exist.", file_okay=False)]) -> None:
     """Write the JSON Schemas of all messages and the AsyncAPI document."""
-    from streaming import schemas as generated
+    import streaming.schemas as generated
 
     for path in generated.write(out):
         typer.echo(path)

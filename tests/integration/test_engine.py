@@ -251,13 +251,13 @@ async def test_a_rise_fires_once_and_resolves(store: FeatureStore, settings: Set
     await shop.orders({"p1": usual}, (START + 144) * HOUR)
     await settle(engine)
     sent.messages.clear()
-    rise = {tile: 20 for tile in range((START + 144) * 12, (START + 148) * 12)}
+    rise = dict.fromkeys(range((START + 144) * 12, (START + 148) * 12), 20)
     await shop.orders({"p1": rise | hours(1, 148, 40, rate=12)}, (START + 188) * HOUR)
     await settle(engine)
     fired = next(a for a in sent.alerts() if a.kind == "spike" and a.updated_at > (START + 144) * HOUR)
     assert fired.updated_at < (START + 148) * HOUR
     said = [a for a in sent.alerts() if a.alert_id == fired.alert_id]
-    assert [a.status for a in said][0] == "firing"
-    assert [a.status for a in said][-1] == "resolved"
+    assert said[0].status == "firing"
+    assert said[-1].status == "resolved"
     assert [a.sequence for a in said] == sorted({a.sequence for a in said})
     assert all(a.replay for a in said)

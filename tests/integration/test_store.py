@@ -264,7 +264,7 @@ async def test_eviction_rechecks_and_leaves_only_its_messages(store: FeatureStor
     assert await store.evict(SHARD, "token", "a", heard, {"tombstone/a": b"x"})
     assert await store.outbox(SHARD) == {"tombstone/a": b"x"}
     assert await store.live(SHARD) == []
-    assert not [key for key in await raw.keys("*") if key.endswith(b":a")]
+    assert not [key for key in await raw.keys("*") if bytes(key).endswith(b":a")]
 
 
 async def test_scripts_are_loaded_again_when_redis_forgot_them(store: FeatureStore, raw: redis.asyncio.Redis) -> None:
@@ -302,7 +302,9 @@ async def test_a_redis_that_is_not_there_is_named(unused_tcp_port: int) -> None:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-async def test_any_cut_into_calls_and_any_repetition_gives_the_same_sums(store: FeatureStore, raw: redis.asyncio.Redis, data: st.DataObject) -> None:
+async def test_any_cut_into_calls_and_any_repetition_gives_the_same_sums(
+    store: FeatureStore, raw: redis.asyncio.Redis, data: st.DataObject
+) -> None:
     await raw.flushdb()
     tiles = data.draw(st.lists(st.integers(TILE, TILE + 30), min_size=1, max_size=12))
     at: int | None = None

@@ -194,7 +194,9 @@ class TestStart:
         assert start_of("orders/0", [Position(None, NO_WATERMARK)] * 2, 0, 100, None).gap is None
         assert start_of("orders/0", [Position(None, NO_WATERMARK)] * 2, 30, 100, None).gap == (0, 30)
 
-    @pytest.mark.parametrize(("offsets", "first", "end"), [((40, 50), 45, 100), ((None, 50), 1, 100), ((120, 130), 0, 100), ((80, 120), 0, 100)])
+    @pytest.mark.parametrize(
+        ("offsets", "first", "end"), [((40, 50), 45, 100), ((None, 50), 1, 100), ((120, 130), 0, 100), ((80, 120), 0, 100)]
+    )
     def test_lost_records_stop_the_worker_and_name_the_way_out(self, offsets: tuple[int | None, ...], first: int, end: int) -> None:
         with pytest.raises(RecordsLost, match="trendcast accept-gap"):
             self.at(*offsets, first=first, end=end)
