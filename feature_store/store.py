@@ -321,15 +321,23 @@ class FeatureStore:
         records: list[ProductRecord] = []
         for start in range(0, len(products), READ_CHUNK):
             chunk = products[start : start + READ_CHUNK]
+            places: dict[int, list[int]] = {}  # one reply a shard: redis-py takes longer for a reply than for what is in it
+            for i, (shard, _) in enumerate(chunk):
+                places.setdefault(shard, []).append(i)
 
-            async def run(chunk: Sequence[tuple[int, str]] = chunk) -> Any:
+            async def run(chunk: Sequence[tuple[int, str]] = chunk, places: Mapping[int, list[int]] = places) -> Any:
                 pipe = self._redis.pipeline(transaction=False)
                 k = self.keys
-                for shard, name in chunk:
-                    pipe.mget(k.features(shard, name), k.state(shard, name), k.scores(shard, name))
+                for shard, rows in places.items():
+                    names = [chunk[i][1] for i in rows]
+                    pipe.mget([key for name in names for key in (k.features(shard, name), k.state(shard, name), k.scores(shard, name))])
                 return await pipe.execute()
 
-            records += [ProductRecord(*(value or b"" for value in reply)) for reply in await self._patiently(run)]
+            found: dict[int, ProductRecord] = {}
+            for rows, values in zip(places.values(), await self._patiently(run), strict=True):
+                for j, i in enumerate(rows):
+                    found[i] = ProductRecord(*(value or b"" for value in values[3 * j : 3 * j + 3]))
+            records += [found[i] for i in range(len(chunk))]
         return records
 
     async def tiles(self, wanted: Sequence[tuple[int, str, int, int]]) -> npt.NDArray[np.float64]:
@@ -433,10 +441,20 @@ class FeatureStore:
 
     async def settle(self, shard: int, token: str, products: Sequence[tuple[str, int]], outbox: Iterable[str] = ()) -> None:
         """These forecasts (product, sequence as taken) and outbox messages were sent and confirmed. Raises OwnerLost."""
-        sent = _encode({"products": [part for product in products for part in product], "outbox": list(outbox)})
-        [reply] = await self._evaluate("settle", [(shard, (token, sent))])
-        if not reply:
-            raise OwnerLost(shard)
+        await self._settle(
+            {shard: _encode({"products": [part for product in products for part in product], "outbox": list(outbox)})}, token
+        )
+
+    async def settle_all(self, token: str, products: Mapping[int, Sequence[tuple[str, int]]]) -> None:
+        """The same for forecasts of several shards, in one round trip. Raises OwnerLost, once all of our own are settled."""
+        sent = {shard: [part for product in some for part in product] for shard, some in products.items()}
+        await self._settle({shard: _encode({"products": parts, "outbox": []}) for shard, parts in sent.items()}, token)
+
+    async def _settle(self, sent: Mapping[int, bytes], token: str) -> None:
+        replies = await self._evaluate("settle", [(shard, (token, packed)) for shard, packed in sent.items()])
+        for shard, reply in zip(sent, replies, strict=True):
+            if not reply:
+                raise OwnerLost(shard)
 
     async def begin_closing(self, shard: int, token: str, step: int, *, known: int = 0) -> None:
         """Steps through `step` are about to be consumed: events that come for them from now on are counted as too late for the model.

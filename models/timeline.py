@@ -92,37 +92,38 @@ def placed(sums: F64) -> tuple[F64, F64]:
 
 
 def advance(timelines: Timelines, sums: F64, first: int, tiles_per_step: int, model: Model, policy: AlertPolicy) -> Advanced:
-    """Judge the tiles that were not judged yet, and consume each step as its last tile has been judged.
+    """Judge the tiles that were not judged yet, and consume each step as its last tile has been judged, each product from where it stands.
 
-    All rows stand at the same tile and step. `sums`: (n, tiles, N_MEASURES) integers of the tiles from `first` on, which must include all tiles of
-    each step that closes.
+    `sums`: (n, tiles, N_MEASURES) integers of the tiles from `first` on, which must include, of each product, all tiles of the steps that it closes.
     """
-    step, judged, scores = int(timelines.step[0]), int(timelines.tile[0]), timelines.scores.copy()
-    features, state = timelines.features, timelines.state
+    step, judged, scores = timelines.step.copy(), timelines.tile.copy(), timelines.scores.copy()
+    features, state = timelines.features.copy(), timelines.state.copy()
     publish = np.zeros(len(timelines), np.bool_)
     transitions = []
     step_ms = model.spec.step_ms
-    end = first + sums.shape[1]
-    for tile in range(judged + 1, end):
-        expected = scores[:, EXPECTED] / tiles_per_step
-        known = np.flatnonzero(np.isfinite(expected))
+    for tile in range(max(first, int(judged.min()) + 1), first + sums.shape[1]):
+        due = np.flatnonzero(judged < tile)
+        judged[due] = tile
+        known = due[np.isfinite(scores[due, EXPECTED])]
         if len(known):
             units, orders = placed(sums[known, tile - first])
-            own = scores[known, OWN_COLUMNS:]
-            own, moved = alerts.judge(own, units, orders, expected[known], tile, policy, tile_ms=step_ms // tiles_per_step)
+            own, expected = scores[known, OWN_COLUMNS:], scores[known, EXPECTED] / tiles_per_step
+            own, moved = alerts.judge(own, units, orders, expected, tile, policy, tile_ms=step_ms // tiles_per_step)
             scores[known, OWN_COLUMNS:] = own
             transitions.append(replace(moved, rows=known[moved.rows]))
         if (tile + 1) % tiles_per_step:
             continue
-        step += 1
-        of_step = sums[:, step * tiles_per_step - first : tile + 1 - first].sum(axis=1)
-        steps = np.full(len(timelines), step, np.int64)
-        features, state = model.advance(features, state, demand(model.spec, of_step), steps)
-        publish |= _worth_publishing(scores, scales(model.spec, features), np.asarray(of_step.any(axis=1)), step, step_ms)
-        scores[:, EXPECTED] = model.expect(features, state, steps)
-    n = len(timelines)
-    after = Timelines(np.full(n, step, np.int64), np.full(n, max(end - 1, judged), np.int64), features, state, scores)
-    return Advanced(after, transitions, publish)
+        ended = tile // tiles_per_step
+        closing = np.flatnonzero(step == ended - 1)
+        if not len(closing):
+            continue
+        of_step = sums[closing, ended * tiles_per_step - first : tile + 1 - first].sum(axis=1)
+        step[closing] = steps = np.full(len(closing), ended, np.int64)
+        rows, states = model.advance(features[closing], state[closing], demand(model.spec, of_step), steps)
+        features[closing], state[closing] = rows, states
+        publish[closing] |= _worth_publishing(scores, closing, scales(model.spec, rows), np.asarray(of_step.any(axis=1)), ended, step_ms)
+        scores[closing, EXPECTED] = model.expect(rows, states, steps)
+    return Advanced(Timelines(step, judged, features, state, scores), transitions, publish)
 
 
 def step_sums(tiles: F64, start: I64, tiles_per_step: int) -> F64:
@@ -138,12 +139,15 @@ def step_sums(tiles: F64, start: I64, tiles_per_step: int) -> F64:
     return np.asarray(before[rows, end] - before[rows, first])
 
 
-def _worth_publishing(scores: F64, scale: F32, active: Bools, step: int, step_ms: int) -> Bools:
-    """Whether the forecasts after `step` are to be sent: something happened, `scale` changed materially, or a day ends. Notes it in `scores`."""
-    before = scores[:, PUBLISHED_SCALE]
+def _worth_publishing(scores: F64, rows: npt.NDArray[np.intp], scale: F32, active: Bools, step: int, step_ms: int) -> Bools:
+    """Whether the forecasts of `rows` after `step` are to be sent: something happened, `scale` changed materially, or a day ends.
+
+    Notes it in `scores`. Returns (len(rows),).
+    """
+    before = scores[rows, PUBLISHED_SCALE]
     changed = np.abs(scale - before) > MATERIAL_SHARE * before
     day_ends = (step + 1) * step_ms % DAY_MS == 0
-    worth = active | changed | (scores[:, PUBLISHED_STEP] == NEVER) | np.full(len(active), day_ends)
-    scores[worth, PUBLISHED_STEP] = step
-    scores[worth, PUBLISHED_SCALE] = scale[worth]
+    worth = active | changed | (scores[rows, PUBLISHED_STEP] == NEVER) | np.full(len(rows), day_ends)
+    scores[rows[worth], PUBLISHED_STEP] = step
+    scores[rows[worth], PUBLISHED_SCALE] = scale[worth]
     return np.asarray(worth)

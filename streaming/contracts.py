@@ -5,6 +5,7 @@ are epoch milliseconds, UTC; times that we read may also be RFC 3339 with an off
 JSON Schemas are made from these structs (`streaming.schemas`).
 """
 
+import functools
 import math
 import re
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import astuple
 
 Headers = list[tuple[str, bytes]]
 

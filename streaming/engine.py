@@ -7,7 +7,7 @@ tiles and closes steps; nothing is sent that was not committed before, and nothi
 import asyncio
 import secrets
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -320,10 +320,13 @@ class ForecastEngine:
             issued_at_ms=self._shop_ms(requests[0].context.as_of_ms),
         )
         topic, sent = self._settings.forecasts_topic, []
+        kinds: Counter[str] = Counter()
         for f in made:
             sent.append(Outgoing(topic, f.product_id.encode(), encode(f), headers=tuple(forecast_headers(f, self._source))))
-            metrics.FORECAST_PUBLISHED.labels(f.kind).inc()
+            kinds[f.kind] += 1
         await self._send(sent)
+        for kind, n in kinds.items():
+            metrics.FORECAST_PUBLISHED.labels(kind).inc(n)
         failpoint("forecast.published")
         confirmed_ms = time.time() * 1000
         settled: defaultdict[int, list[tuple[str, int]]] = defaultdict(list)
@@ -331,8 +334,7 @@ class ForecastEngine:
             settled[c.product[0]].append((c.product[1], c.sequence))
             if c.sent_at_ms is not None:
                 metrics.FORECAST_FRESHNESS.observe(max(0.0, confirmed_ms - c.sent_at_ms) / 1000)
-        for shard, products in settled.items():
-            await self._store.settle(shard, self._token, products)
+        await self._store.settle_all(self._token, settled)
         failpoint("forecast.settled")
 
     def _context(self, shard: OwnedShard) -> ShardContext:
@@ -385,25 +387,27 @@ class ForecastEngine:
         self, owned: Mapping[int, OwnedShard], products: Sequence[Product], gathered: Gathered, reason: str
     ) -> list[Product]:
         """Judge and close what each product's target allows, and commit it; returns those that have yet to reach it."""
-        lines = gathered.lines
-        groups: defaultdict[tuple[int, int, int], list[int]] = defaultdict(list)
+        lines, per_step = gathered.lines, self._per_step
+        # Products that were born at different times come into step with each other at the ends of common windows of steps.
+        groups: defaultdict[int, list[int]] = defaultdict(list)
         for i, (shard, _) in enumerate(products):
-            step, tile = int(lines.step[i]), int(lines.tile[i])
-            target = min(owned[shard].target, (step + 1 + STEPS_AT_ONCE) * self._per_step)
-            if tile + 1 < target:
-                groups[step, tile, target].append(i)
+            window = (int(lines.step[i]) + 1) // STEPS_AT_ONCE
+            target = min(owned[shard].target, (window + 1) * STEPS_AT_ONCE * per_step)
+            if lines.tile[i] + 1 < target:
+                groups[target].append(i)
         unfinished: list[Product] = []
-        for (step, tile, target), members in groups.items():
+        for target, members in groups.items():
             started = time.perf_counter()
-            closes = target // self._per_step - 1 > step
-            first = (step + 1) * self._per_step if closes else tile + 1
-            some, before = [products[i] for i in members], gathered.at(np.array(members))
+            rows = np.array(members)
+            closes = lines.step[rows] < target // per_step - 1
+            first = int(np.where(closes, (lines.step[rows] + 1) * per_step, lines.tile[rows] + 1).min())
+            some, before = [products[i] for i in members], gathered.at(rows)
             sums = await self._store.tiles([(*product, first, target - first) for product in some])
             after, publish, moved = await self._compute(lambda b=before, s=sums, f=first: self._decide(b, s, f))  # type: ignore[misc]
             failpoint("forecast.decided")
             refused = await self._commit(owned, some, before, after, publish, moved)
             unfinished += [p for p in some if p in refused or owned[p[0]].target > target]
-            if closes:
+            if closes.any():
                 metrics.FORECAST_BATCH_PRODUCTS.labels(reason).observe(len(some))
                 metrics.FORECAST_BATCH_SECONDS.labels(reason).observe(time.perf_counter() - started)
         return unfinished

@@ -83,7 +83,8 @@ def forecasts(
     by_now_mean, by_now = _rounded(running.by_now_mean), _rounded(running.by_now_quantiles)
     step_mean, step_quantiles = _rounded(running.step_mean), _rounded(running.step_quantiles)
     recent, ages = rows.recent(spec, timelines.features, timelines.step), rows.ages(spec, timelines.features)
-    level = _week_level(recent)
+    level, ahead = _week_level(recent).tolist(), out.mean.mean(axis=1).tolist()
+    demands = _or_none(recent)
     for i, request in enumerate(requests):
         context, step = request.context, int(timelines.step[i])
         first_ms = (step + 1) * step_ms
@@ -109,8 +110,8 @@ def forecasts(
                 expected_by_now=Expected(mean=by_now_mean[i], quantiles=by_now[i]),
                 expected_step=Expected(mean=step_mean[i], quantiles=step_quantiles[i]),
             ),
-            recent=Recent(first_step=(step + 1 - spec.recent) * step_ms, demand=_or_none(recent[i])),
-            trend=_trend(float(out.mean[i].mean()), float(level[i])),
+            recent=Recent(first_step=(step + 1 - spec.recent) * step_ms, demand=demands[i]),
+            trend=_trend(ahead[i], level[i]),
             model=model,
             quality=_quality(context, ages[i] < COLD_START_STEPS),
             oldest_input_at=request.oldest_input_at_ms,
@@ -178,5 +179,9 @@ def _round(value: float) -> float:
     return round(float(value), DECIMALS)
 
 
-def _or_none(values: npt.NDArray[np.float32]) -> list[float | None]:
-    return [None if math.isnan(value) else value for value in np.round(values.astype(np.float64), 3).tolist()]
+def _or_none(values: npt.NDArray[np.float32]) -> list[list[float | None]]:
+    """Rows as lists, None for gaps."""
+    rows_: list[list[float | None]] = np.round(values.astype(np.float64), 3).tolist()
+    for i in np.flatnonzero(np.isnan(values).any(axis=1)).tolist():
+        rows_[i] = [None if value is None or math.isnan(value) else value for value in rows_[i]]
+    return rows_

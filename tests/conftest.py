@@ -3,10 +3,15 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 
 from simulator.embedded import Stack
+
+# No timed assertions: a busy machine must not fail a test.
+hypothesis.settings.register_profile("trendcast", deadline=None)
+hypothesis.settings.load_profile("trendcast")
 
 
 @pytest.fixture(scope="session")

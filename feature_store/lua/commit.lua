@@ -21,45 +21,38 @@ if #stale > 0 then return {'stale', unpack(stale)} end
 
 -- write
 local per_step = call.tiles_per_step
-local function tiles_of(step)
-  local fields = {}
-  for i = 0, per_step - 1 do fields[i + 1] = step * per_step + i end
-  return fields
-end
-local function plus(sums, packed)
-  local tile = cmsgpack.unpack(packed)
-  if not sums then return tile end
-  for i = 1, #tile do sums[i] = sums[i] + tile[i] end
-  return sums
-end
--- A late event may have come after the product's first tile was looked for: what lies before its first step is rolled up too, unseen by its state.
-local function roll_up_before(first, tiles, steps)
-  local earlier, fields = {}, redis.call('HGETALL', tiles)
+-- Roll the tiles of the steps up that the product consumes, and trim what these push out. Most products are silent in most steps, so the tiles that
+-- exist are looked through once. A product that is born takes older tiles too: a late event may have come after its first tile was looked for.
+local function roll_up(tiles, steps, first, last, born)
+  local sums, gone = {}, {}
+  local fields = redis.call('HGETALL', tiles)
   for i = 1, #fields, 2 do
     local step = math.floor(tonumber(fields[i]) / per_step)
-    if step < first then
-      earlier[step] = plus(earlier[step], fields[i + 1])
-      if step <= first - call.keep_tiles then redis.call('HDEL', tiles, fields[i]) end
+    if step <= last and (step >= first or born) then
+      local tile = cmsgpack.unpack(fields[i + 1])
+      local sum = sums[step]
+      if sum then
+        for j = 1, #tile do sum[j] = sum[j] + tile[j] end
+      else
+        sums[step] = tile
+      end
     end
+    if step <= last - call.keep_tiles then gone[#gone + 1] = fields[i] end
   end
-  for step, sums in pairs(earlier) do redis.call('HSET', steps, step, cmsgpack.pack(sums)) end
+  for step, sum in pairs(sums) do redis.call('HSET', steps, step, cmsgpack.pack(sum)) end
+  if #gone > 0 then redis.call('HDEL', tiles, unpack(gone)) end
+  gone = {}
+  for step = first, last do gone[#gone + 1] = step - call.keep_steps end
+  redis.call('HDEL', steps, unpack(gone))
 end
 blob = 4
 for _, product in ipairs(call.products) do
   local name, first, last, since = unpack(product)
   local tiles, steps = prefix .. 'tiles:' .. name, prefix .. 'steps:' .. name
-  if ARGV[blob] == '' and first <= last then roll_up_before(first, tiles, steps) end
+  local born = ARGV[blob] == ''
   blob = blob + 2
-  for step = first, last do -- roll up, then trim what the new step pushes out
-    local sums
-    for _, packed in ipairs(redis.call('HMGET', tiles, unpack(tiles_of(step)))) do
-      if packed then sums = plus(sums, packed) end
-    end
-    if sums then redis.call('HSET', steps, step, cmsgpack.pack(sums)) end
-    redis.call('HDEL', steps, step - call.keep_steps)
-    redis.call('HDEL', tiles, unpack(tiles_of(step - call.keep_tiles)))
-  end
   if first <= last then
+    roll_up(tiles, steps, first, last, born)
     redis.call('SET', prefix .. 'features:' .. name, ARGV[blob])
     redis.call('SET', prefix .. 'state:' .. name, ARGV[blob + 1])
     blob = blob + 2

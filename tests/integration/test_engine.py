@@ -26,7 +26,9 @@ SOURCE = "topic-id/0"
 
 @pytest.fixture(scope="session")
 def model(repository: Path) -> Forecaster:
-    return Forecaster.load(repository / "models" / "default")
+    loaded = Forecaster.load(repository / "models" / "default")
+    loaded.warm_up()  # compiling takes longer than a worker may be silent
+    return loaded
 
 
 @pytest.fixture
