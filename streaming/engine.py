@@ -5,9 +5,10 @@ tiles and closes steps; nothing is sent that was not committed before, and nothi
 """
 
 import asyncio
+import heapq
 import secrets
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -44,6 +45,7 @@ STEPS_AT_ONCE: Final = 12
 # Expected sources and gaps change when partitions or operators do.
 SLOW_READ_S: Final = 2.0
 CUMULATIVE_DAYS: Final = (7, 14)
+UNKNOWN: Final = -1  # the tile that a product stands at, before its records were read
 
 Product = tuple[int, str]  # shard, product id
 Moved = tuple[Reason | None, Transitions]  # why alerts ended, where their own evidence did not end them
@@ -60,7 +62,9 @@ class OwnedShard:
 
     time: ShardTime = field(default_factory=lambda: ShardTime(NO_WATERMARK, late_source=False))
     target: int = -1  # tiles before this one are to be judged, and their whole steps consumed; -1: nothing yet
-    pending: deque[str] = field(default_factory=deque)  # products that have yet to reach the target
+    pending: list[tuple[int, str]] = field(
+        default_factory=list
+    )  # heap of products that have yet to reach the target, by the tile they stand at
     listed: int = 0  # products when the sweep began
     closed_step: int | None = None
     sequence: int = 0
@@ -187,7 +191,7 @@ class ForecastEngine:
         silent_before = shard.time.watermark_ms - self._settings.evict_after_ms
         for name, heard_ms in await self._store.live(view.shard):
             if heard_ms >= silent_before:
-                shard.pending.append(name)
+                shard.pending.append((UNKNOWN, name))
             else:
                 await self._evict(view.shard, name, heard_ms)
         shard.target, shard.listed = target, len(shard.pending)
@@ -358,20 +362,26 @@ class ForecastEngine:
         """Advance products towards their shards' targets for one slice of time; returns whether some still wait."""
         deadline = time.perf_counter() + SWEEP_SLICE_S
         while time.perf_counter() < deadline:
-            chunk: list[Product] = []
-            for number, shard in owned.items():
-                while shard.pending and len(chunk) < self._settings.sweep_chunk:
-                    chunk.append((number, shard.pending.popleft()))
+            chunk = self._next_chunk(owned)
             if chunk:
                 reason = metrics.CATCH_UP if any(self._catching_up(owned[number]) for number, _ in chunk) else metrics.CLOSE
-                for number, name in await self._advance(owned, chunk, await self._gather(chunk), reason):
-                    owned[number].pending.append(name)
+                for (number, name), reached in await self._advance(owned, chunk, await self._gather(chunk), reason):
+                    heapq.heappush(owned[number].pending, (reached, name))
             for number, shard in owned.items():
                 if not shard.pending:
                     await self._finish(number, shard)
             if not chunk:
                 return False
         return True
+
+    def _next_chunk(self, owned: Mapping[int, OwnedShard]) -> list[Product]:
+        """Products that are furthest behind, all at one place, so that they go as one batch."""
+        behind = min((shard.pending[0][0] for shard in owned.values() if shard.pending), default=UNKNOWN)
+        chunk: list[Product] = []
+        for number, shard in owned.items():
+            while shard.pending and shard.pending[0][0] == behind and len(chunk) < self._settings.sweep_chunk:
+                chunk.append((number, heapq.heappop(shard.pending)[1]))
+        return chunk
 
     async def _finish(self, number: int, shard: OwnedShard) -> None:
         """Every product of the shard has reached its target."""
@@ -385,8 +395,8 @@ class ForecastEngine:
 
     async def _advance(
         self, owned: Mapping[int, OwnedShard], products: Sequence[Product], gathered: Gathered, reason: str
-    ) -> list[Product]:
-        """Judge and close what each product's target allows, and commit it; returns those that have yet to reach it."""
+    ) -> list[tuple[Product, int]]:
+        """Judge and close what each product's target allows, and commit it; returns those that have yet to reach it, and the tile they stand at."""
         lines, per_step = gathered.lines, self._per_step
         # Products that were born at different times come into step with each other at the ends of common windows of steps.
         groups: defaultdict[int, list[int]] = defaultdict(list)
@@ -395,7 +405,7 @@ class ForecastEngine:
             target = min(owned[shard].target, (window + 1) * STEPS_AT_ONCE * per_step)
             if lines.tile[i] + 1 < target:
                 groups[target].append(i)
-        unfinished: list[Product] = []
+        unfinished: list[tuple[Product, int]] = []
         for target, members in groups.items():
             started = time.perf_counter()
             rows = np.array(members)
@@ -406,7 +416,7 @@ class ForecastEngine:
             after, publish, moved = await self._compute(lambda b=before, s=sums, f=first: self._decide(b, s, f))  # type: ignore[misc]
             failpoint("forecast.decided")
             refused = await self._commit(owned, some, before, after, publish, moved)
-            unfinished += [p for p in some if p in refused or owned[p[0]].target > target]
+            unfinished += [(p, UNKNOWN if p in refused else target) for p in some if p in refused or owned[p[0]].target > target]
             if closes.any():
                 metrics.FORECAST_BATCH_PRODUCTS.labels(reason).observe(len(some))
                 metrics.FORECAST_BATCH_SECONDS.labels(reason).observe(time.perf_counter() - started)

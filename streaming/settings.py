@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     model_dir: Path = Field(SHIPPED_MODEL, description="directory of the model that serves")
     publish: bool = Field(True, description="off: compute and commit, but send no forecast and no alert (a namespace that catches up)")
     nowcast_limit: int = Field(1024, ge=1, le=65536, description="changed products served in one cycle")
-    sweep_chunk: int = Field(512, ge=1, le=65536, description="products advanced between two looks at the changed ones")
+    sweep_chunk: int = Field(1024, ge=1, le=65536, description="products advanced between two looks at the changed ones")
 
     session_timeout_ms: int = Field(10_000, ge=1000, description="a worker silent for longer loses its partitions")
     heartbeat_interval_ms: int = Field(
