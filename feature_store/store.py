@@ -350,11 +350,12 @@ class FeatureStore:
         sums = np.zeros((len(wanted), count, N_MEASURES))
         for start in range(0, len(wanted), READ_CHUNK):
             chunk = wanted[start : start + READ_CHUNK]
+            fields = {first: [b"%d" % tile for tile in range(first, first + count)] for first in {first for _, _, first, _ in chunk}}
 
-            async def run(chunk: Sequence[tuple[int, str, int, int]] = chunk) -> Any:
+            async def run(chunk: Sequence[tuple[int, str, int, int]] = chunk, fields: Mapping[int, list[bytes]] = fields) -> Any:
                 pipe = self._redis.pipeline(transaction=False)
-                for shard, name, first, n in chunk:
-                    pipe.hmget(self.keys.tiles(shard, name), list(range(first, first + n)))
+                for shard, name, first, _ in chunk:
+                    pipe.hmget(self.keys.tiles(shard, name), fields[first])
                 return await pipe.execute()
 
             for i, reply in enumerate(await self._patiently(run), start):

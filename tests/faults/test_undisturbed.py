@@ -1,0 +1,39 @@
+"""The run that all others are compared with is itself right: its sums are a naive count's, and it has something of everything to compare."""
+
+from collections import Counter
+
+import pytest
+
+from feature_store.measures import MEASURES
+from tests.faults.harness import Outcome
+from tests.faults.shop_log import DROPPING, END_MS, GHOST, HOT, HOUR_MS, SPIKING, Cell, Sent, naive_count
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+
+
+def test_sums_are_those_of_a_naive_count(undisturbed: Outcome, log: list[Sent]) -> None:
+    for measure, expected in zip(("units", "views"), naive_count(log), strict=True):
+        column = MEASURES.index(measure)
+        counted = {(product, start): sums[column] for (product, start, _), sums in undisturbed.sums.items() if sums[column]}
+        assert counted == {cell: n for cell, n in expected.items() if cell[0] != GHOST}
+    assert all(closed for _, _, closed in undisturbed.sums)
+
+
+def test_one_product_has_half_the_traffic(log: list[Sent]) -> None:
+    lines: Counter[str] = Counter()
+    units: Counter[Cell] = naive_count(log)[0]
+    for (product, _), n in units.items():
+        lines[product] += n
+    assert lines[HOT] > 0.45 * lines.total()
+
+
+def test_every_product_is_forecast_at_the_end_and_the_silent_one_is_forgotten(undisturbed: Outcome) -> None:
+    assert set(undisturbed.forecasts) == {f"p{i:02d}" for i in range(40)}
+    assert {f["complete_through"] for f in undisturbed.forecasts.values()} == {END_MS}
+    assert {f["revision"][0] for f in undisturbed.forecasts.values()} == {END_MS // HOUR_MS - 1}
+
+
+def test_the_spike_and_the_drop_fired_and_ended(undisturbed: Outcome) -> None:
+    states = {(alert["product_id"], alert["kind"], alert["status"]) for alert in undisturbed.alerts.values()}
+    for product, kind in ((SPIKING, "spike"), (DROPPING, "drop")):
+        assert {(product, kind, "firing"), (product, kind, "resolved")} <= states
