@@ -44,6 +44,8 @@ SWEEP_SLICE_S: Final = 0.05
 STEPS_AT_ONCE: Final = 12
 # Expected sources and gaps change when partitions or operators do.
 SLOW_READ_S: Final = 2.0
+# Time that moved by more than a step at once is history being caught up with; when it has not for so long, forecasts are worth sending again.
+HISTORY_PAUSE_S: Final = 1.0
 CUMULATIVE_DAYS: Final = (7, 14)
 UNKNOWN: Final = -1  # the tile that a product stands at, before its records were read
 
@@ -66,6 +68,7 @@ class OwnedShard:
         default_factory=list
     )  # heap of products that have yet to reach the target, by the tile they stand at
     listed: int = 0  # products when the sweep began
+    hurried_at: float = -HISTORY_PAUSE_S  # monotonic time at which the target last moved by more than a step
     closed_step: int | None = None
     sequence: int = 0
 
@@ -186,6 +189,8 @@ class ForecastEngine:
         if target <= shard.target:
             return
         last_step = target // self._per_step - 1
+        if last_step > view.closed_step + 1:
+            shard.hurried_at = time.monotonic()
         if last_step > view.closed_step:
             await self._store.begin_closing(view.shard, self._token, last_step, known=view.sequence)
         silent_before = shard.time.watermark_ms - self._settings.evict_after_ms
@@ -213,8 +218,9 @@ class ForecastEngine:
             metrics.FORECAST_WATERMARK_LAG.set(max(0, shop_ms - behind) / 1000)
 
     def _catching_up(self, shard: OwnedShard) -> bool:
-        """More than one step waits to be closed: forecasts in between would be history when they arrive."""
-        return shard.closed_step is None or self._last_step(shard) - shard.closed_step > 1
+        """More than one step waits to be closed, or did a moment ago: forecasts in between would be history when they arrive."""
+        hurried = time.monotonic() - shard.hurried_at < HISTORY_PAUSE_S
+        return hurried or shard.closed_step is None or self._last_step(shard) - shard.closed_step > 1
 
     def _last_step(self, shard: OwnedShard) -> int:
         """Last step that the target lets be closed."""

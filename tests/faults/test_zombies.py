@@ -59,6 +59,7 @@ def test_a_forecast_worker_frozen_before_sending(scenario: MakeScenario, log: li
         run.wait(lambda: run.owners() == 1, "the other owns every shard")
         frozen.start("forecast.committed:1:stop" if place == "forecast.gathered" else None)
         frozen.supervised = True
+    run.wait(lambda: run.owners() == 2, "both own some shards")
     run.feed(between(log, 36, HOURS))
     outcome = run.finish()
     assert outcome.differences(undisturbed) == []

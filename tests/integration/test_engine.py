@@ -107,11 +107,15 @@ def hours(product: int, first: int, n: int, *, rate: int = 6) -> dict[int, int]:
     return {(START + first + hour) * 12 + (product + 5 * k) % 12: 1 + (k + product) % 2 for hour in range(n) for k in range(rate)}
 
 
-async def settle(engine: ForecastEngine) -> None:
-    """Rounds until there is nothing to do twice in a row."""
-    idle = 0
-    while idle < 2:
-        idle = 0 if await engine.cycle() else idle + 1
+async def settle(engine: ForecastEngine, store: FeatureStore) -> None:
+    """Rounds until there is nothing to do, and nothing to publish."""
+    while await engine.cycle() or await waiting(store):  # noqa: ASYNC110 - what is waited for happens in Redis
+        await asyncio.sleep(0.01)
+
+
+async def waiting(store: FeatureStore) -> int:
+    """Products of which a change has not been published."""
+    return sum([int(await store._redis.zcard(store.keys.dirty(shard))) for shard in range(SHARDS)])
 
 
 async def run_through(store: FeatureStore, settings: Settings, model: Forecaster, cuts: int, *, crash_every: int = 0) -> Sent:
@@ -128,8 +132,8 @@ async def run_through(store: FeatureStore, settings: Settings, model: Forecaster
             engine = ForecastEngine(settings, store, model, sent.send)
             await engine.assign(range(SHARDS))
         else:
-            await settle(engine)
-    await settle(engine)
+            await settle(engine, store)
+    await settle(engine, store)
     return sent
 
 
@@ -177,10 +181,10 @@ async def test_an_order_changes_the_forecast_of_the_running_step(store: FeatureS
     engine = ForecastEngine(settings, store, model, sent.send)
     await engine.assign(range(SHARDS))
     await shop.orders({"p1": hours(1, 0, 30)}, (START + 30) * HOUR)
-    await settle(engine)
+    await settle(engine, store)
     before = sent.last()["p1"]
     await shop.orders({"p1": {(START + 30) * 12: 40}}, (START + 30) * HOUR + TILE)
-    await settle(engine)
+    await settle(engine, store)
     after = sent.last()["p1"]
     assert (before.kind, after.kind) == ("close", "nowcast")
     assert after.running is not None
@@ -195,7 +199,7 @@ async def test_silent_products_advance_too(store: FeatureStore, settings: Settin
     engine = ForecastEngine(settings, store, model, sent.send)
     await engine.assign(range(SHARDS))
     await shop.orders({"p1": hours(1, 0, 40), "p3": hours(3, 0, 10)}, (START + 40) * HOUR)
-    await settle(engine)
+    await settle(engine, store)
     last = sent.last()
     assert last["p3"].revision[0] == START + 39
     assert sum(last["p3"].mean) < sum(last["p1"].mean)
@@ -207,7 +211,7 @@ async def test_a_worker_that_froze_sends_nothing(store: FeatureStore, settings: 
     await engine.assign(range(SHARDS))
     await Shop(store).orders({"p1": hours(1, 0, 3)}, (START + 3) * HOUR)
     with pytest.raises(FrozenWorker):
-        await settle(engine)
+        await settle(engine, store)
     assert not sent.messages
 
 
@@ -227,7 +231,7 @@ async def test_two_engines_share_the_shards(store: FeatureStore, settings: Setti
     for shard, engine in enumerate(engines):
         await engine.assign([shard])
     await shop.orders({f"p{p}": hours(p, 0, 5) for p in range(4)}, (START + 5) * HOUR)
-    await asyncio.gather(*(settle(engine) for engine in engines))
+    await asyncio.gather(*(settle(engine, store) for engine in engines))
     assert set(sent.last()) == {"p0", "p1", "p2", "p3"}
 
 
@@ -237,9 +241,9 @@ async def test_products_silent_for_too_long_leave_a_tombstone(store: FeatureStor
     engine = ForecastEngine(brief, store, model, sent.send)
     await engine.assign(range(SHARDS))
     await shop.orders({"p1": hours(1, 0, 2), "p3": hours(3, 0, 2)}, (START + 2) * HOUR)
-    await settle(engine)
+    await settle(engine, store)
     await shop.orders({"p3": hours(3, 2, 30)}, (START + 32) * HOUR)
-    await settle(engine)
+    await settle(engine, store)
     tombstones = [m.key for m in sent.messages if m.topic == "forecasts" and m.value is None]
     assert tombstones == [b"p1"]
     assert [name for name, _ in await store.live(1)] == ["p3"]
@@ -251,11 +255,11 @@ async def test_a_rise_fires_once_and_resolves(store: FeatureStore, settings: Set
     await engine.assign(range(SHARDS))
     usual = hours(1, 0, 24 * 6, rate=12)
     await shop.orders({"p1": usual}, (START + 144) * HOUR)
-    await settle(engine)
+    await settle(engine, store)
     sent.messages.clear()
     rise = dict.fromkeys(range((START + 144) * 12, (START + 148) * 12), 20)
     await shop.orders({"p1": rise | hours(1, 148, 40, rate=12)}, (START + 188) * HOUR)
-    await settle(engine)
+    await settle(engine, store)
     fired = next(a for a in sent.alerts() if a.kind == "spike" and a.updated_at > (START + 144) * HOUR)
     assert fired.updated_at < (START + 148) * HOUR
     said = [a for a in sent.alerts() if a.alert_id == fired.alert_id]
