@@ -12,6 +12,7 @@ from feature_store.calls import OwnerLost, ShardRolledBack
 from feature_store.store import FeatureStore
 from models.artefact import UnusableArtefact
 from models.forecaster import Forecaster
+from streaming import metrics
 from streaming.engine import ForecastEngine
 from streaming.errors import UserError
 from streaming.health import ASSIGNMENT, MODEL, STORE, Health
@@ -68,6 +69,7 @@ class ForecastWorker:
                     more = await self._engine.cycle()
             except OwnerLost as lost:
                 log.warning("shard.lost", shard=lost.shard)
+                metrics.FORECAST_COMMIT_CONFLICTS.labels("owner").inc()
                 self._engine.revoke()
                 self._lost_at = time.monotonic()
                 more = False

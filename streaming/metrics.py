@@ -196,9 +196,6 @@ FORECAST_ALERTS: Final = _counter(
     ("kind", "status"),
     [(kind, status) for kind in ALERT_KINDS for status in ALERT_STATUSES],
 )
-FORECAST_ALERTS_FIRING: Final = _gauge(
-    "trendcast_forecast_firing_alerts", "Alerts that fire now, on owned shards.", ("kind",), _each(ALERT_KINDS)
-)
 FORECAST_OUTBOX: Final = _gauge("trendcast_forecast_outbox_messages", "Messages committed and not yet confirmed by the broker.")
 # --- forecast: what waits, what is held ---
 FORECAST_DIRTY: Final = _gauge(
