@@ -44,7 +44,7 @@ WORKERS: Final = 2  # of each kind
 SHOWN_PRODUCTS: Final = 8
 LOOK_S: Final = 0.5
 LINE_S: Final = 5.0  # between lines where the output is no terminal
-# Steps are kept for longer than anything in a demo lasts, so that every product's sums can be compared from the first event on.
+# Steps, and silent products, are kept for longer than anything in a demo lasts, so that all sums can be compared from the first event on.
 KEEP_MS: Final = 500 * DAY_MS
 # Workers that are only so many real seconds behind (beside the hour that is open, and the lateness) have caught up with the shop.
 NEAR_S: Final = 5.0
@@ -104,6 +104,7 @@ class Demo:
             "namespace": "demo",
             "shards": SHARDS,
             "step_retention_ms": KEEP_MS,
+            "evict_after_ms": KEEP_MS,
             **({"clock": Clock.LOG} if replay else scaled),
             **({"timezone": "Europe/London", "currency": "GBP"} if replay else {}),
         }
