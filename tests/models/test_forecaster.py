@@ -128,14 +128,27 @@ def test_broken_neighbours_do_not_matter(forecaster: Forecaster) -> None:
 
 def test_nothing_is_compiled_after_warming_up(forecaster: Forecaster) -> None:
     before = forecaster.compilations
-    assert before == 2 * len(BATCHES)
+    assert before == 3 * len(BATCHES)
     for n in (1, 200, 300, 1025, 5000):
         features, state = forecaster.fresh(n)
         step, demand = np.full(n, 350_000), np.zeros((n, 1 + len(forecaster.spec.streams)), np.float32)
         forecaster.advance(features, state, demand, step)
+        forecaster.expect(features, state, step)
         for sums in (NO_SUMS, np.array([7]), np.full((n, SUMS), 14)):
             forecaster.read_out(features, state, step, demand, demand[:, 0], sums)
     assert forecaster.compilations == before
+
+
+def test_what_is_expected_next_is_the_first_mean_that_is_read_out(forecaster: Forecaster) -> None:
+    n = 300
+    features, state = forecaster.fresh(n)
+    rng = np.random.default_rng(0)
+    for step in range(350_000, 350_012):
+        demand = rng.poisson(3, (n, 1 + len(forecaster.spec.streams))).astype(np.float32)
+        features, state = forecaster.advance(features, state, demand, np.full(n, step))
+    steps = np.full(n, 350_011)
+    plain = forecaster.read_out(features, state, steps, np.zeros_like(demand), np.zeros(n, np.float32), NO_SUMS)
+    np.testing.assert_allclose(forecaster.expect(features, state, steps), plain.mean[:, 0], rtol=1e-5)
 
 
 def test_forecasts_are_finite_ordered_and_of_the_promised_shapes(forecaster: Forecaster) -> None:
