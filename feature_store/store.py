@@ -522,15 +522,6 @@ class FeatureStore:
             found.append((_sums(tiles), _sums(steps), int.from_bytes(header, "little", signed=True) if header else None))
         return found
 
-    async def memory_bytes(
-        self, shard: int, product: str, kinds: Sequence[str] = ("features", "state", "scores", "alerts")
-    ) -> dict[str, int]:
-        """Redis' own account of what a product's keys take, bytes."""
-        pipe = self._redis.pipeline(transaction=False)
-        for kind in kinds:
-            pipe.memory_usage(f"{self.keys.shard(shard)}{kind}:{product}", samples=0)
-        return {kind: int(size or 0) for kind, size in zip(kinds, await pipe.execute(), strict=True)}
-
 
 def _check_owned(shard: int, known: int, reply: list[int]) -> None:
     if reply[0] == 0:
