@@ -13,7 +13,8 @@ from feature_store.measures import N_MEASURES, ORDERS, UNITS
 from feature_store.store import FeatureStore
 from models.forecaster import Forecaster
 from streaming.contracts import Forecast, TrendAlert
-from streaming.engine import ForecastEngine, FrozenWorker
+from streaming.engine import ForecastEngine
+from streaming.ownership import FrozenWorker
 from streaming.settings import Clock, Settings
 from streaming.transport import Outgoing
 

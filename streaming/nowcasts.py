@@ -1,0 +1,176 @@
+"""Forecasts of products that changed: from their committed state and what the running step has brought so far. Writes no state."""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from feature_store.calls import NO_WATERMARK, ShardRolledBack, ShardView
+from feature_store.measures import UNITS, natural
+from feature_store.store import FeatureStore
+from models import timeline
+from models.forecaster import Forecaster
+from models.nowcast import Forecasts
+from models.records import Gathered
+from models.timeline import Timelines
+from streaming import metrics
+from streaming.clock import ShopClock
+from streaming.contracts import ModelName, encode, forecast_headers
+from streaming.failpoints import failpoint
+from streaming.messages import Request, ShardContext, forecasts
+from streaming.ownership import Owned, OwnedShard, Ownership, Product
+from streaming.settings import DAY_MS, Settings
+from streaming.sweep import Compute, Sweep
+from streaming.transport import Outgoing
+
+CUMULATIVE_DAYS: Final = (7, 14)
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A dirty product."""
+
+    product: Product
+    sequence: int  # of its last change, as taken
+    sent_at_ms: int | None  # real time at which its oldest unserved event was sent
+
+
+class Nowcasts:
+    """Serves what `take` says has changed: those that have waited longest first, so many a round as the settings allow."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: FeatureStore,
+        model: Forecaster,
+        ownership: Ownership,
+        sweep: Sweep,
+        send: Callable[[Iterable[Outgoing]], Awaitable[None]],
+        compute: Compute,
+    ) -> None:
+        self._settings, self._store, self._model, self._ownership = settings, store, model, ownership
+        self._sweep, self._send, self._compute = sweep, send, compute
+        self._clock = ShopClock.of(settings)
+        self._per_step = settings.step_ms // settings.tile_ms
+        self._sums = [max(days * DAY_MS // settings.step_ms, 1) for days in CUMULATIVE_DAYS]
+        self._model_name = ModelName(name=model.name, version=model.version)
+        self._source = f"/trendcast/{settings.namespace}"
+        self.gap_until_ms = NO_WATERMARK  # forecasts of shards before it rest on a log with a gap
+
+    async def serve(self, owned: Owned, views: Sequence[ShardView]) -> bool:
+        """Forecast and publish products that changed; returns whether some have to wait."""
+        changed = [
+            Changed((view.shard, name), sequence, since)
+            for view in views
+            if owned[view.shard].target >= 0 and not owned[view.shard].catching_up
+            for (name, sequence), since in zip(view.dirty, view.serving_since, strict=True)
+        ]
+        changed.sort(key=lambda c: c.sent_at_ms or 0)  # under overload, those that have waited longest
+        served = changed[: self._settings.nowcast_limit]
+        if not served:
+            return False
+        started = time.perf_counter()
+        gathered = await self._sweep.gather(owned, [c.product for c in served])
+        failpoint("forecast.gathered")
+        served, lines = await self._keep_up(owned, served, gathered)
+        if served:
+            await self._forecast(owned, served, lines)
+            metrics.FORECAST_BATCH_PRODUCTS.labels(metrics.NOWCAST).observe(len(served))
+            metrics.FORECAST_BATCH_SECONDS.labels(metrics.NOWCAST).observe(time.perf_counter() - started)
+        return len(changed) > self._settings.nowcast_limit
+
+    async def _keep_up(self, owned: Owned, changed: list[Changed], gathered: Gathered) -> tuple[list[Changed], Timelines]:
+        """Changed products whose step has ended close it themselves; returns all that stand at their shard's last step."""
+        last = np.array([owned[c.product[0]].last_step for c in changed], np.int64)
+        behind = np.flatnonzero(gathered.lines.step < last)
+        if len(behind):
+            await self._sweep.advance(owned, [changed[i].product for i in behind], gathered.at(behind), metrics.CLOSE)
+            gathered = await self._sweep.gather(owned, [c.product for c in changed])
+        there = np.flatnonzero(gathered.lines.step >= last)
+        return [changed[i] for i in there], gathered.lines.at(there)
+
+    async def _forecast(self, owned: Owned, changed: Sequence[Changed], lines: Timelines) -> None:
+        step_ms, per_step = self._settings.step_ms, self._per_step
+        contexts = {c.product[0]: self._context(owned[c.product[0]]) for c in changed}
+        as_of = np.array([contexts[c.product[0]].as_of_ms for c in changed], np.int64)
+        first = int(lines.step.min() + 1) * per_step
+        count = max(int(as_of.max()) // self._settings.tile_ms + 1 - first, per_step)
+        tiles = await self._store.tiles([(*c.product, first, count) for c in changed])
+        await self._check_kept({shard: owned[shard].sequence for shard in contexts})
+        start = (lines.step + 1) * per_step - first
+        ended = as_of >= (lines.step + 2) * step_ms  # the step is over, but events of it may still come: advanced through on a copy
+        ended_sums = timeline.step_sums(tiles, start, per_step)
+        running_sums = timeline.step_sums(tiles, start + per_step * ended, per_step)
+        step = lines.step + ended
+        elapsed = np.clip((as_of - (step + 1) * step_ms) / step_ms, 0, 1).astype(np.float32)
+
+        def decide() -> tuple[Timelines, Forecasts]:
+            features, state = lines.features.copy(), lines.state.copy()
+            over = np.flatnonzero(ended)
+            if len(over):
+                demand = timeline.demand(self._model.spec, ended_sums[over])
+                features[over], state[over] = self._model.advance(features[over], state[over], demand, step[over])
+            running = timeline.demand(self._model.spec, running_sums)
+            out = self._model.read_out(features, state, step, running, elapsed, np.asarray(self._sums, np.int64))
+            return Timelines(step, lines.tile, features, state, lines.scores), out
+
+        ahead, out = await self._compute(decide)
+        failpoint("forecast.decided")
+        units, active = natural(running_sums)[:, UNITS], np.asarray(running_sums.any(axis=1))
+        requests = [
+            Request(c.product[1], contexts[c.product[0]], float(units[i]), bool(active[i]), c.sent_at_ms) for i, c in enumerate(changed)
+        ]
+        await self._publish(changed, requests, ahead, out)
+
+    async def _check_kept(self, known: Mapping[int, int]) -> None:
+        """What was just read is no less than what the shards' sequences promised. Raises ShardRolledBack."""
+        for shard, found in (await self._store.sequences(list(known))).items():
+            if found < known[shard]:
+                raise ShardRolledBack(shard, known[shard], found)
+
+    async def _publish(self, changed: Sequence[Changed], requests: Sequence[Request], lines: Timelines, out: Forecasts) -> None:
+        made = forecasts(
+            requests,
+            lines,
+            out,
+            spec=self._model.spec,
+            levels=self._model.levels,
+            sums=self._sums,
+            model=self._model_name,
+            issued_at_ms=self._shop_ms(requests[0].context.as_of_ms),
+        )
+        topic, sent = self._settings.forecasts_topic, []
+        kinds: Counter[str] = Counter()
+        for f in made:
+            sent.append(Outgoing(topic, f.product_id.encode(), encode(f), headers=tuple(forecast_headers(f, self._source))))
+            kinds[f.kind] += 1
+        await self._send(sent)
+        for kind, n in kinds.items():
+            metrics.FORECAST_PUBLISHED.labels(kind).inc(n)
+        failpoint("forecast.published")
+        confirmed_ms = time.time() * 1000
+        settled: defaultdict[int, list[tuple[str, int]]] = defaultdict(list)
+        for c in changed:
+            settled[c.product[0]].append((c.product[1], c.sequence))
+            if c.sent_at_ms is not None:
+                metrics.FORECAST_FRESHNESS.observe(max(0.0, confirmed_ms - c.sent_at_ms) / 1000)
+        await self._store.settle_all(self._ownership.token, settled)
+        failpoint("forecast.settled")
+
+    def _context(self, shard: OwnedShard) -> ShardContext:
+        watermark, step_ms = shard.time.watermark_ms, self._settings.step_ms
+        return ShardContext(
+            sequence=shard.sequence,
+            as_of_ms=watermark + self._settings.lateness_ms,
+            complete_through_ms=watermark // step_ms * step_ms,
+            late_source=shard.time.late_source,
+            gap=watermark < self.gap_until_ms,
+        )
+
+    def _shop_ms(self, reached_ms: int) -> int:
+        """The shop's time; in a replay, the time that its events have reached."""
+        now = self._clock.now_ms(int(time.time() * 1000))
+        return reached_ms if now is None else now

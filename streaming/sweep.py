@@ -1,0 +1,218 @@
+"""Products brought to their shards' targets: tiles judged, steps consumed, alerts sent once what they follow from is stored.
+
+What is decided is pure (`models.timeline`); this gathers from the store, commits, and hands over what is to be sent.
+"""
+
+import heapq
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_store.calls import Stale
+from feature_store.store import FeatureStore
+from models import alerts, timeline
+from models.alert_messages import messages as alert_messages
+from models.alerts import AlertPolicy, Reason, Transitions
+from models.forecaster import Forecaster
+from models.records import Codec, Gathered
+from models.timeline import OWN_COLUMNS, Timelines
+from streaming import metrics
+from streaming.clock import ShopClock
+from streaming.failpoints import failpoint
+from streaming.outbox import Outbox
+from streaming.ownership import Owned, OwnedShard, Ownership, Product
+from streaming.settings import Settings
+
+# A sweep yields to changed products at least this often; a chunk is about as long.
+SLICE_S: Final = 0.05
+# Catching up on history, a product consumes at most so many steps at once: its tiles of half a day are a few hundred KB for a chunk of products.
+STEPS_AT_ONCE: Final = 12
+UNKNOWN: Final = -1  # the tile that a product stands at, before its records were read
+
+Moved = tuple[Reason | None, Transitions]  # why alerts ended, where their own evidence did not end them
+Compute = Callable[[Callable[[], Any]], Awaitable[Any]]  # runs a decision in the model's thread
+
+
+class Sweep:
+    """Lists a shard's products when its time moves, and advances them slice by slice."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: FeatureStore,
+        model: Forecaster,
+        ownership: Ownership,
+        outbox: Outbox,
+        compute: Compute,
+        policy: AlertPolicy,
+    ) -> None:
+        self._settings, self._store, self._model, self._ownership = settings, store, model, ownership
+        self._outbox, self._compute, self._policy = outbox, compute, policy
+        self._clock = ShopClock.of(settings)
+        self._per_step = settings.step_ms // settings.tile_ms
+        self.codec = Codec.of(model.spec, model.state_size, model.version, self._per_step)
+
+    async def list_products(self, number: int, shard: OwnedShard) -> None:
+        """Every product of the shard has to reach its target; those that were silent for too long are forgotten instead."""
+        silent_before = shard.time.watermark_ms - self._settings.evict_after_ms
+        for name, heard_ms in await self._store.live(number):
+            if heard_ms >= silent_before:
+                shard.pending.append((UNKNOWN, name))
+            else:
+                await self._evict(number, shard, name, heard_ms)
+        shard.listed = len(shard.pending)
+
+    async def gather(self, owned: Owned, products: Sequence[Product]) -> Gathered:
+        """What is stored of these products."""
+        started = time.perf_counter()
+        stored = await self._store.records(products)
+        first_tiles: list[int | None] = [None] * len(products)
+        unborn = self.codec.unborn(stored)
+        for i, tile in zip(unborn, await self._store.first_tiles([products[i] for i in unborn]), strict=True):
+            # An ancient event must not make its product live through decades of silent steps.
+            oldest = (owned[products[i][0]].last_step - self._store.keep_steps) * self._per_step
+            first_tiles[i] = oldest if tile is None else max(tile, oldest)
+        metrics.FORECAST_STORE_SECONDS.labels("gather").observe(time.perf_counter() - started)
+        return self.codec.read(stored, first_tiles)
+
+    async def run(self, owned: Owned) -> bool:
+        """Advance products for one slice of time, those that are furthest behind first; returns whether some still wait."""
+        deadline = time.perf_counter() + SLICE_S
+        while time.perf_counter() < deadline:
+            chunk = self._next_chunk(owned)
+            if chunk:
+                reason = metrics.CATCH_UP if any(owned[number].catching_up for number, _ in chunk) else metrics.CLOSE
+                for (number, name), reached in await self.advance(owned, chunk, await self.gather(owned, chunk), reason):
+                    heapq.heappush(owned[number].pending, (reached, name))
+            for number, shard in owned.items():
+                if not shard.pending:
+                    await self._finish(number, shard)
+            if not chunk:
+                return False
+        return True
+
+    def _next_chunk(self, owned: Owned) -> list[Product]:
+        """Products that are furthest behind, all at one place, so that they go as one batch."""
+        behind = min((shard.pending[0][0] for shard in owned.values() if shard.pending), default=UNKNOWN)
+        chunk: list[Product] = []
+        for number, shard in owned.items():
+            while shard.pending and shard.pending[0][0] == behind and len(chunk) < self._settings.sweep_chunk:
+                chunk.append((number, heapq.heappop(shard.pending)[1]))
+        return chunk
+
+    async def _finish(self, number: int, shard: OwnedShard) -> None:
+        """Every product of the shard has reached its target."""
+        step = shard.last_step
+        if shard.target < 0 or shard.closed_step is None or step <= shard.closed_step:
+            return
+        await self._store.close_step(number, self._ownership.token, step, shard.time.watermark_ms, known=shard.sequence)
+        metrics.FORECAST_STEPS_CLOSED.inc(step - shard.closed_step)
+        shard.closed_step = step
+        failpoint("forecast.step_closed")
+
+    async def advance(self, owned: Owned, products: Sequence[Product], gathered: Gathered, reason: str) -> list[tuple[Product, int]]:
+        """Judge and close what each product's target allows, and commit it; returns those that have yet to reach it, and the tile they stand at."""
+        lines, per_step = gathered.lines, self._per_step
+        # Products that were born at different times come into step with each other at the ends of common windows of steps.
+        groups: defaultdict[int, list[int]] = defaultdict(list)
+        for i, (shard, _) in enumerate(products):
+            window = (int(lines.step[i]) + 1) // STEPS_AT_ONCE
+            target = min(owned[shard].target, (window + 1) * STEPS_AT_ONCE * per_step)
+            if lines.tile[i] + 1 < target:
+                groups[target].append(i)
+        unfinished: list[tuple[Product, int]] = []
+        for target, members in groups.items():
+            started = time.perf_counter()
+            rows = np.array(members)
+            closes = lines.step[rows] < target // per_step - 1
+            first = int(np.where(closes, (lines.step[rows] + 1) * per_step, lines.tile[rows] + 1).min())
+            some, before = [products[i] for i in members], gathered.at(rows)
+            sums = await self._store.tiles([(*product, first, target - first) for product in some])
+            after, publish, moved = await self._compute(lambda b=before, s=sums, f=first: self._decide(b, s, f))  # type: ignore[misc]
+            failpoint("forecast.decided")
+            refused = await self._commit(owned, some, before, after, publish, moved)
+            unfinished += [(p, UNKNOWN if p in refused else target) for p in some if p in refused or owned[p[0]].target > target]
+            if closes.any():
+                metrics.FORECAST_BATCH_PRODUCTS.labels(reason).observe(len(some))
+                metrics.FORECAST_BATCH_SECONDS.labels(reason).observe(time.perf_counter() - started)
+        return unfinished
+
+    def _decide(self, before: Gathered, sums: npt.NDArray[np.float64], first: int) -> tuple[Timelines, npt.NDArray[np.bool_], list[Moved]]:
+        """Pure: where the products stand after these tiles, which are to be published, and what became of their alerts."""
+        moved: list[Moved] = []
+        others = np.flatnonzero(before.other_model)
+        if len(others):
+            own, ended = alerts.close_all(
+                before.lines.scores[others, OWN_COLUMNS:], Reason.MODEL_CHANGED, self._policy, tile_ms=self._settings.tile_ms
+            )
+            before.lines.scores[others, OWN_COLUMNS:] = own
+            moved.append((Reason.MODEL_CHANGED, _renumbered(ended, others)))
+        advanced = timeline.advance(before.lines, sums, first, self._per_step, self._model, self._policy)
+        moved += [(None, transitions) for transitions in advanced.transitions]
+        return advanced.timelines, advanced.publish, moved
+
+    async def _commit(
+        self,
+        owned: Owned,
+        products: Sequence[Product],
+        before: Gathered,
+        after: Timelines,
+        publish: npt.NDArray[np.bool_],
+        moved: Sequence[Moved],
+    ) -> set[Product]:
+        """Store what was decided, with its alerts, and send those; returns products whose records had changed meanwhile."""
+        started = time.perf_counter()
+        now_ms = int(time.time() * 1000)
+        commits = self.codec.write([name for _, name in products], before, after, publish, now_ms)
+        by_shard: defaultdict[int, list[int]] = defaultdict(list)
+        for i, (shard, _) in enumerate(products):
+            by_shard[shard].append(i)
+        entries = self._entries(products, moved)
+        refused: set[Product] = set()
+        for shard, rows in by_shard.items():
+            known, token = owned[shard].sequence, self._ownership.token
+            result = await self._store.commit(shard, token, [commits[i] for i in rows], entries[shard], known=known)
+            self._ownership.prove()
+            if isinstance(result, Stale):
+                metrics.FORECAST_COMMIT_CONFLICTS.labels("step").inc()
+                refused |= {products[i] for i in rows}
+                continue
+            failpoint("forecast.committed")
+            await self._outbox.send(shard, token, entries[shard])
+        metrics.FORECAST_STORE_SECONDS.labels("commit").observe(time.perf_counter() - started)
+        return refused
+
+    def _entries(self, products: Sequence[Product], moved: Sequence[Moved]) -> defaultdict[int, dict[str, bytes]]:
+        """Outbox entries of alerts, by shard."""
+        entries: defaultdict[int, dict[str, bytes]] = defaultdict(dict)
+        now_ms = self._clock.now_ms(int(time.time() * 1000))
+        names = [name for _, name in products]
+        for reason, transitions in moved:
+            if len(transitions):
+                said = alert_messages(
+                    transitions, names, self._policy, tile_ms=self._settings.tile_ms, levels=self._model.levels, reason=reason
+                )
+                for row, alert in zip(transitions.rows, said, strict=True):
+                    entries[products[row][0]] |= self._outbox.of_alerts([alert], self._model.levels, self._policy.update_tiles, now_ms)
+        return entries
+
+    async def _evict(self, number: int, shard: OwnedShard, name: str, heard_ms: int) -> None:
+        """Forget a product: its open alerts end, and readers of forecasts get a tombstone."""
+        product = (number, name)
+        gathered = await self.gather({number: shard}, [product])
+        _, ended = alerts.close_all(gathered.lines.scores[:, OWN_COLUMNS:], Reason.EVICTED, self._policy, tile_ms=self._settings.tile_ms)
+        entries = self._entries([product], [(Reason.EVICTED, ended)])[number] | self._outbox.tombstone(name, int(gathered.lines.tile[0]))
+        if await self._store.evict(number, self._ownership.token, name, heard_ms, entries):
+            failpoint("forecast.evicted")
+            metrics.FORECAST_EVICTED.inc()
+            await self._outbox.send(number, self._ownership.token, entries)
+
+
+def _renumbered(transitions: Transitions, rows: npt.NDArray[np.intp]) -> Transitions:
+    """Transitions of some rows of a batch, numbered as in the whole batch."""
+    return replace(transitions, rows=rows[transitions.rows])
