@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_store.keys import SEEN_SETS_PER_HOUR
-from feature_store.measures import N_MEASURES
 
 HOUR_MS: Final = 3_600_000
 NO_WATERMARK: Final = int(np.iinfo(np.int64).min)
@@ -92,7 +91,12 @@ class ApplyCall:
     event_hash: npt.NDArray[np.int64] | None = None  # (e,) distinct
     event_hour: npt.NDArray[np.int64] | None = None  # (e,) of event time
 
-    def pack(self, tiles_per_step: int, tile_ms: int, keep_tiles: int, keep_steps: int, seen_hours: int) -> bytes:
+    @property
+    def cells(self) -> int:
+        """How many (product, tile) it changes: what it costs Redis."""
+        return 0 if self.cell_tile is None else len(self.cell_tile)
+
+    def pack(self, tile_ms: int) -> bytes:
         """The call as `apply.lua` reads it; only measures that occur travel."""
         columns: list[int] = []
         values: list[int] = []
@@ -113,15 +117,10 @@ class ApplyCall:
                 "newest_event": self.newest_event_ms,
                 "cell_product": [] if self.cell_product is None else (self.cell_product + 1).tolist(),
                 "cell_tile": tiles,
-                "measures": N_MEASURES,
                 "columns": columns,
                 "values": values,
                 "hashes": self._seen_groups(),
-                "tiles_per_step": tiles_per_step,
-                "keep_tiles": keep_tiles,
-                "keep_steps": keep_steps,
                 "first_hour": min(tiles) * tile_ms // HOUR_MS if tiles else 0,
-                "seen_hours": seen_hours,
             }
         )
 

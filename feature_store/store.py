@@ -40,11 +40,11 @@ from feature_store.measures import MEASURES, N_MEASURES
 
 # A Redis that restarts loads its snapshot within seconds; one away for longer is an outage, and the worker should end and be seen to end.
 OUTAGE_S: Final = 30.0
+# Calls for a shard share a script's start and its reply; Redis serves nobody else meanwhile, and 2,000 cells take it about 5 ms.
+CELLS_AT_ONCE: Final = 2_000
 READ_CHUNK: Final = 512  # products a pipelined read: replies of a few MB at most
 
-WHOLE_HASH: Final = 24  # tiles a product from which reading its whole hash is cheaper than asking field by field
-
-_SCRIPTS: Final = ("apply", "take", "begin", "commit", "settle", "close", "evict", "skip")
+_SCRIPTS: Final = ("apply", "take", "tiles", "begin", "commit", "settle", "close", "evict", "skip")
 _tile_decoder = msgspec.msgpack.Decoder(list[float])
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -62,7 +62,15 @@ class FeatureStore:
         self._tiles_per_step = settings.step_ms // settings.tile_ms
         self.keep_tiles = -(-settings.tile_retention_ms // settings.step_ms)  # in steps, rounded up
         self.keep_steps = -(-settings.step_retention_ms // settings.step_ms)
-        self._seen_hours = -(-settings.dedup_ms // HOUR_MS)
+        self._shared = _encode(  # by all calls of `apply`
+            {
+                "measures": N_MEASURES,
+                "tiles_per_step": self._tiles_per_step,
+                "keep_tiles": self.keep_tiles,
+                "keep_steps": self.keep_steps,
+                "seen_hours": -(-settings.dedup_ms // HOUR_MS),
+            }
+        )
         source = {name: files("feature_store").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8") for name in _SCRIPTS}
         self._source = source
         self._sha = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in source.items()}
@@ -172,10 +180,13 @@ class FeatureStore:
     # ---- ingest
 
     async def apply(self, calls: Sequence[ApplyCall]) -> list[Outcome]:
-        """Count each call, or say why not; outcomes in order. Each call's `expected` must be what its predecessor leaves."""
-        tile_ms, seen_hours = self._settings.tile_ms, self._seen_hours
-        packed = [(c.shard, (c.pack(self._tiles_per_step, tile_ms, self.keep_tiles, self.keep_steps, seen_hours),)) for c in calls]
-        return [_outcome(reply) for reply in await self._evaluate("apply", packed)]
+        """Count each call, or say why not; outcomes in order. Each call's `expected` must be what its predecessor of that source leaves."""
+        together = _by_shard(calls)
+        packed = [(calls[rows[0]].shard, (self._shared, *(calls[i].pack(self._settings.tile_ms) for i in rows))) for rows in together]
+        outcomes: dict[int, Outcome] = {}
+        for rows, replies in zip(together, await self._evaluate("apply", packed), strict=True):
+            outcomes |= zip(rows, map(_outcome, replies), strict=True)
+        return [outcomes[i] for i in range(len(calls))]
 
     async def register_sources(self, sources: Mapping[str, str], *, retire: Iterable[str] = ()) -> None:
         """Expect these sources (source → `topic/partition`) from now on; stop expecting those in `retire`."""
@@ -300,17 +311,6 @@ class FeatureStore:
             )
         return views
 
-    async def sequences(self, shards: Sequence[int]) -> dict[int, int]:
-        """How many records each shard has counted, over all its sources."""
-
-        async def run() -> Any:
-            pipe = self._redis.pipeline(transaction=False)
-            for shard in shards:
-                pipe.hget(self.keys.offsets(shard), "sum")
-            return await pipe.execute()
-
-        return {shard: int(found or 0) for shard, found in zip(shards, await self._patiently(run), strict=True)}
-
     async def live(self, shard: int) -> list[tuple[str, int]]:
         """Products of a shard with the time of their last event, epoch ms, in the order of their names."""
         found = await self._patiently(lambda: self._redis.zrange(self.keys.live(shard), 0, -1, withscores=True))
@@ -321,66 +321,40 @@ class FeatureStore:
         records: list[ProductRecord] = []
         for start in range(0, len(products), READ_CHUNK):
             chunk = products[start : start + READ_CHUNK]
-            places: dict[int, list[int]] = {}  # one reply a shard: redis-py takes longer for a reply than for what is in it
-            for i, (shard, _) in enumerate(chunk):
-                places.setdefault(shard, []).append(i)
+            by_shard = _rows_by_shard(chunk)  # one reply a shard: redis-py takes longer for a reply than for what is in it
 
-            async def run(chunk: Sequence[tuple[int, str]] = chunk, places: Mapping[int, list[int]] = places) -> Any:
+            async def run(chunk: Sequence[tuple[int, str]] = chunk, by_shard: Mapping[int, list[int]] = by_shard) -> Any:
                 pipe = self._redis.pipeline(transaction=False)
                 k = self.keys
-                for shard, rows in places.items():
+                for shard, rows in by_shard.items():
                     names = [chunk[i][1] for i in rows]
                     pipe.mget([key for name in names for key in (k.features(shard, name), k.state(shard, name), k.scores(shard, name))])
                 return await pipe.execute()
 
             found: dict[int, ProductRecord] = {}
-            for rows, values in zip(places.values(), await self._patiently(run), strict=True):
+            for rows, values in zip(by_shard.values(), await self._patiently(run), strict=True):
                 for j, i in enumerate(rows):
                     found[i] = ProductRecord(*(value or b"" for value in values[3 * j : 3 * j + 3]))
             records += [found[i] for i in range(len(chunk))]
         return records
 
-    async def tiles(self, wanted: Sequence[tuple[int, str, int, int]]) -> npt.NDArray[np.float64]:
-        """Sums of `count` tiles from `first` per (shard, product, first, count), one count for all; shape (n, count, N_MEASURES)."""
-        if not wanted:
-            return np.zeros((0, 0, N_MEASURES))
-        count = wanted[0][3]
-        if count > WHOLE_HASH:
-            return await self._tiles_of_whole_hashes(wanted, count)
-        sums = np.zeros((len(wanted), count, N_MEASURES))
-        for start in range(0, len(wanted), READ_CHUNK):
-            chunk = wanted[start : start + READ_CHUNK]
-            fields = {first: [b"%d" % tile for tile in range(first, first + count)] for first in {first for _, _, first, _ in chunk}}
+    async def tiles(
+        self, products: Sequence[tuple[int, str]], first: int, count: int, *, known: Mapping[int, int] | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Sums of `count` tiles from `first` on per (shard, product); shape (n, count, N_MEASURES).
 
-            async def run(chunk: Sequence[tuple[int, str, int, int]] = chunk, fields: Mapping[int, list[bytes]] = fields) -> Any:
-                pipe = self._redis.pipeline(transaction=False)
-                for shard, name, first, _ in chunk:
-                    pipe.hmget(self.keys.tiles(shard, name), fields[first])
-                return await pipe.execute()
-
-            for i, reply in enumerate(await self._patiently(run), start):
-                for j, packed in enumerate(reply):
-                    if packed is not None:
-                        sums[i, j] = _tile_decoder.decode(packed)
-        return sums
-
-    async def _tiles_of_whole_hashes(self, wanted: Sequence[tuple[int, str, int, int]], count: int) -> npt.NDArray[np.float64]:
-        sums = np.zeros((len(wanted), count, N_MEASURES))
-        for start in range(0, len(wanted), READ_CHUNK):
-            chunk = wanted[start : start + READ_CHUNK]
-
-            async def run(chunk: Sequence[tuple[int, str, int, int]] = chunk) -> Any:
-                pipe = self._redis.pipeline(transaction=False)
-                for shard, name, _, _ in chunk:
-                    pipe.hgetall(self.keys.tiles(shard, name))
-                return await pipe.execute()
-
-            for i, reply in enumerate(await self._patiently(run), start):
-                first = wanted[i][2]
-                for field, packed in reply.items():
-                    if 0 <= int(field) - first < count:
-                        sums[i, int(field) - first] = _tile_decoder.decode(packed)
-        return sums
+        `known`: sequences by shard. Raises ShardRolledBack where Redis has a lower one.
+        """
+        sums = np.zeros((len(products) * count, N_MEASURES))
+        by_shard = _rows_by_shard(products)
+        calls = [(shard, (first, count, *(products[i][1] for i in rows))) for shard, rows in by_shard.items()]
+        for (shard, rows), (sequence, places, packed) in zip(by_shard.items(), await self._evaluate("tiles", calls), strict=True):
+            if known is not None and sequence < known[shard]:
+                raise ShardRolledBack(shard, known[shard], sequence)
+            if packed:
+                row, tile = np.divmod(np.array(places), count)
+                sums[np.array(rows)[row] * count + tile] = [_tile_decoder.decode(each) for each in packed]
+        return sums.reshape(len(products), count, N_MEASURES)
 
     async def first_tiles(self, products: Sequence[tuple[int, str]]) -> list[int | None]:
         """Oldest tile that is kept of each (shard, product)."""
@@ -521,6 +495,28 @@ class FeatureStore:
             tiles, steps, header = replies[3 * i : 3 * i + 3]
             found.append((_sums(tiles), _sums(steps), int.from_bytes(header, "little", signed=True) if header else None))
         return found
+
+
+def _rows_by_shard(products: Sequence[tuple[int, str]]) -> dict[int, list[int]]:
+    """Places of each shard's (shard, product)."""
+    rows: dict[int, list[int]] = {}
+    for i, (shard, _) in enumerate(products):
+        rows.setdefault(shard, []).append(i)
+    return rows
+
+
+def _by_shard(calls: Sequence[ApplyCall]) -> list[list[int]]:
+    """Which calls go to Redis as one: those of a shard, in order, up to CELLS_AT_ONCE."""
+    together: list[list[int]] = []
+    filling: dict[int, tuple[list[int], int]] = {}  # shard → the group that still takes calls, and its cells
+    for i, call in enumerate(calls):
+        rows, cells = filling.get(call.shard, ([], 0))
+        if not rows or cells + call.cells > CELLS_AT_ONCE:
+            rows, cells = [], 0
+            together.append(rows)
+        rows.append(i)
+        filling[call.shard] = rows, cells + call.cells
+    return together
 
 
 def _check_owned(shard: int, known: int, reply: list[int]) -> None:

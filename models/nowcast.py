@@ -4,8 +4,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from models.features import F32, I64
+
+Bools = npt.NDArray[np.bool_]
 
 # Below this mean a forecast says "none"; keeps ratios finite.
 _LEAST: Final = np.float32(1e-6)
@@ -30,6 +33,19 @@ class Forecasts:
     cumulative_mean: F32  # (n, sums)
     cumulative_quantiles: F32  # (n, sums, levels), rising with the level
     running: Running
+
+    def at(self, rows: npt.NDArray[np.intp]) -> "Forecasts":
+        r = self.running
+        running = Running(r.by_now_mean[rows], r.by_now_quantiles[rows], r.step_mean[rows], r.step_quantiles[rows])
+        return Forecasts(self.mean[rows], self.quantiles[rows], self.cumulative_mean[rows], self.cumulative_quantiles[rows], running)
+
+    def finite(self) -> Bools:
+        """(n,) products all of whose numbers are finite."""
+        r = self.running
+        parts = (self.mean, self.quantiles, self.cumulative_mean, self.cumulative_quantiles, r.by_now_mean, r.by_now_quantiles)
+        n = len(self.mean)
+        whole = [np.isfinite(part.reshape(n, -1)).all(axis=1) for part in (*parts, r.step_mean, r.step_quantiles)]
+        return np.asarray(np.logical_and.reduce(whole))
 
 
 @dataclass(frozen=True, slots=True)

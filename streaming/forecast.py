@@ -23,6 +23,10 @@ CONDITIONS: Final = (ASSIGNMENT, STORE, MODEL)
 FORECASTING: Final = "forecasting"
 # A round is a fraction of a second; a minute of silence is a worker that makes no progress.
 SILENCE_S: Final = 60.0
+# While there is news, rounds begin so often, doorbell or not: products that change again meanwhile are forecast once, and a look that finds nothing is cheap.
+ROUND_S: Final = 0.04
+# After a doorbell a worker stays awake for longer than the next one may take (`ingest.RING_S`).
+AWAKE_S: Final = 1.5
 # How soon to look again without a doorbell: time moves by heartbeats and clocks, too, and they ring none.
 POLL_S: Final = 0.25
 # For a round to end when shards are revoked; one that ends later is refused by its token.
@@ -32,13 +36,14 @@ log = structlog.stdlib.get_logger("trendcast")
 
 
 class ForecastWorker:
-    """Rounds of the engine, as fast as doorbells ring, between assignments."""
+    """Rounds of the engine between assignments: one after another while there is news, and when a doorbell rings or a look is due."""
 
     def __init__(self, settings: Settings, app: BatchApp, health: Health) -> None:
         self._settings, self._app, self._health = settings, app, health
         self._store: FeatureStore | None = None
         self._engine: ForecastEngine | None = None
         self._rung = asyncio.Event()
+        self._awake_until = 0.0
         self._round = asyncio.Lock()
         self._lost_at: float | None = None
         app.read_positions = self.read_positions
@@ -46,6 +51,7 @@ class ForecastWorker:
         @app.agent(app.batches(settings.updates_topic), name="forecast")  # type: ignore[untyped-decorator]
         async def hear(stream: Any) -> None:
             async for event in stream.noack().events():
+                self._awake_until = time.monotonic() + AWAKE_S
                 self._rung.set()
                 event.ack()
 
@@ -63,6 +69,7 @@ class ForecastWorker:
         assert self._engine is not None
         self._health.watch(FORECASTING, SILENCE_S, time.monotonic())
         while True:
+            begun = time.monotonic()
             self._rung.clear()
             try:
                 async with self._round:
@@ -79,12 +86,18 @@ class ForecastWorker:
                 more = True
             await self._reclaim()
             self._health.progressed(FORECASTING, time.monotonic())
-            if more:
-                await asyncio.sleep(0)
-                continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL_S):
-                    await self._rung.wait()
+            if not more:
+                await self._pause(begun)
+            await asyncio.sleep(0)
+
+    async def _pause(self, begun: float) -> None:
+        """Until the next round of one that began at `begun`."""
+        if (now := time.monotonic()) < self._awake_until:
+            await asyncio.sleep(max(0.0, begun + ROUND_S - now))
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(POLL_S):
+                await self._rung.wait()
 
     async def _reclaim(self) -> None:
         """Normally Kafka has given a lost shard to another, and the rebalance that tells us so is on its way. If none comes, a slow earlier owner's

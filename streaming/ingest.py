@@ -33,10 +33,12 @@ from streaming.worker import first_end
 CONDITIONS: Final = (ASSIGNMENT, STORE)
 COUNTING: Final = "counting"
 
-# Cycles start at most this often: a little patience makes one round trip of what would be ten. It costs freshness half of it on average.
-CYCLE_S: Final = 0.010
+# Cycles start at most this often: a little patience makes one round trip of what would be many. It costs freshness half of it on average.
+CYCLE_S: Final = 0.040
 # Shards that a batch does not touch learn this late how far their source has come.
 FLUSH_S: Final = 0.2
+# A shard's doorbell rings at most this often (`forecast.AWAKE_S` is longer).
+RING_S: Final = 1.0
 # Decoded at once, all sources together; with what Faust and aiokafka hold besides, this bounds a worker's memory.
 MAX_CYCLE_RECORDS: Final = 32_768
 # Received but not yet taken; beyond, Faust's buffers fill and fetching stops.
@@ -63,6 +65,7 @@ class IngestWorker:
         self._room.set()
         self._applying: asyncio.Task[None] | None = None
         self._flushed = 0.0
+        self._rang: dict[int, float] = {}  # shard → monotonic time of its last doorbell
         app.read_positions = self.read_positions
 
         @app.agent(app.batches(settings.orders_topic, settings.clickstream_topic), name="ingest")  # type: ignore[untyped-decorator]
@@ -266,7 +269,7 @@ class IngestWorker:
                 if call.products:
                     known_sequence, oldest = rung.get(shard, (0, call.oldest_sent_at_ms[0]))
                     rung[shard] = max(known_sequence, sequence), min(oldest, *call.oldest_sent_at_ms)
-                    metrics.INGEST_APPLY_CELLS.observe(0 if call.cell_tile is None else len(call.cell_tile))
+                    metrics.INGEST_APPLY_CELLS.observe(call.cells)
                 if corrected:
                     metrics.INGEST_LATE_AFTER_CLOSE.inc(corrected)
             case Seen(event_hashes):
@@ -282,10 +285,12 @@ class IngestWorker:
                 raise StoreRolledBack(shard, work.lane.source, call.expected, found)
 
     async def _ring(self, rung: dict[int, tuple[int, int]]) -> None:
-        """Nothing depends on a doorbell's arrival: forecast workers look by themselves every second."""
-        topic = self.settings.updates_topic
+        """Wakes the forecast workers of shards that were quiet; once awake, they look by themselves for longer than RING_S."""
+        topic, now = self.settings.updates_topic, time.monotonic()
+        asleep = {shard: news for shard, news in rung.items() if now - self._rang.get(shard, -RING_S) >= RING_S}
+        self._rang |= dict.fromkeys(asleep, now)
         await self.app.send_soon(
             Outgoing(topic, None, encode(Doorbell(shard=shard, sequence=sequence, oldest_sent_at=max(oldest, 0))), partition=shard)
-            for shard, (sequence, oldest) in rung.items()
+            for shard, (sequence, oldest) in asleep.items()
         )
-        metrics.INGEST_DOORBELLS.inc(len(rung))
+        metrics.INGEST_DOORBELLS.inc(len(asleep))

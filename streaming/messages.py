@@ -1,9 +1,8 @@
 """What the forecast worker says, built from arrays: forecasts from read-outs, trend alerts from transitions. Pure."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -75,7 +74,7 @@ def forecasts(
     model: ModelName,
     issued_at_ms: int,
 ) -> Iterator[Forecast]:
-    """One message per request; row i of `timelines` and `out` is request i's. The first predicted step is the running one."""
+    """One message per request; row i of `timelines` and `out` is request i's, all finite. The first predicted step is the running one."""
     step_ms = spec.step_ms
     mean, quantiles = _rounded(out.mean), _rounded(out.quantiles)
     cumulative_mean, cumulative = _rounded(out.cumulative_mean), _rounded(out.cumulative_quantiles)
@@ -181,7 +180,9 @@ def _round(value: float) -> float:
 
 def _or_none(values: npt.NDArray[np.float32]) -> list[list[float | None]]:
     """Rows as lists, None for gaps."""
-    rows_: list[list[float | None]] = np.round(values.astype(np.float64), 3).tolist()
-    for i in np.flatnonzero(np.isnan(values).any(axis=1)).tolist():
-        rows_[i] = [None if value is None or math.isnan(value) else value for value in rows_[i]]
+    rounded: npt.NDArray[Any] = np.round(values.astype(np.float64), 3)
+    if (gaps := ~np.isfinite(values)).any():
+        rounded = rounded.astype(object)
+        rounded[gaps] = None
+    rows_: list[list[float | None]] = rounded.tolist()
     return rows_

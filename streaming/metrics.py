@@ -208,6 +208,9 @@ FORECAST_WATERMARK_LAG: Final = _gauge(
     "trendcast_forecast_watermark_lag_seconds", "How far the slowest owned shard's watermark lies behind the clock."
 )
 FORECAST_LIVE: Final = _gauge("trendcast_forecast_live_products", "Products with a state, on owned shards.")
+FORECAST_UNUSABLE: Final = _counter(
+    "trendcast_forecast_unusable_total", "Forecasts that were not published, because the model gave numbers that are not finite."
+)
 FORECAST_EVICTED: Final = _counter("trendcast_forecast_evicted_products_total", "Products forgotten after their long silence.")
 FORECAST_STATE_BYTES: Final = _gauge(
     "trendcast_forecast_state_bytes", "Bytes of features, recurrent state and alert scores in the store, on owned shards."

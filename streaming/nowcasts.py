@@ -2,13 +2,13 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from feature_store.calls import NO_WATERMARK, ShardRolledBack, ShardView
+from feature_store.calls import NO_WATERMARK, ShardView
 from feature_store.measures import UNITS, natural
 from feature_store.store import FeatureStore
 from models import timeline
@@ -98,8 +98,8 @@ class Nowcasts:
         as_of = np.array([contexts[c.product[0]].as_of_ms for c in changed], np.int64)
         first = int(lines.step.min() + 1) * per_step
         count = max(int(as_of.max()) // self._settings.tile_ms + 1 - first, per_step)
-        tiles = await self._store.tiles([(*c.product, first, count) for c in changed])
-        await self._check_kept({shard: owned[shard].sequence for shard in contexts})
+        known = {shard: owned[shard].sequence for shard in contexts}  # read last: what was gathered before is no less than this, either
+        tiles = await self._store.tiles([c.product for c in changed], first, count, known=known)
         start = (lines.step + 1) * per_step - first
         ended = as_of >= (lines.step + 2) * step_ms  # the step is over, but events of it may still come: advanced through on a copy
         ended_sums = timeline.step_sums(tiles, start, per_step)
@@ -125,17 +125,13 @@ class Nowcasts:
         ]
         await self._publish(changed, requests, ahead, out)
 
-    async def _check_kept(self, known: Mapping[int, int]) -> None:
-        """What was just read is no less than what the shards' sequences promised. Raises ShardRolledBack."""
-        for shard, found in (await self._store.sequences(list(known))).items():
-            if found < known[shard]:
-                raise ShardRolledBack(shard, known[shard], found)
-
     async def _publish(self, changed: Sequence[Changed], requests: Sequence[Request], lines: Timelines, out: Forecasts) -> None:
+        usable = np.flatnonzero(out.finite())
+        metrics.FORECAST_UNUSABLE.inc(len(requests) - len(usable))
         made = forecasts(
-            requests,
-            lines,
-            out,
+            [requests[i] for i in usable.tolist()],
+            lines.at(usable),
+            out.at(usable),
             spec=self._model.spec,
             levels=self._model.levels,
             sums=self._sums,
@@ -145,7 +141,7 @@ class Nowcasts:
         topic, sent = self._settings.forecasts_topic, []
         kinds: Counter[str] = Counter()
         for f in made:
-            sent.append(Outgoing(topic, f.product_id.encode(), encode(f), headers=tuple(forecast_headers(f, self._source))))
+            sent.append(Outgoing(topic, f.product_id.encode(), encode(f, finite=True), headers=tuple(forecast_headers(f, self._source))))
             kinds[f.kind] += 1
         await self._send(sent)
         for kind, n in kinds.items():

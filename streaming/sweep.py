@@ -132,7 +132,7 @@ class Sweep:
             closes = lines.step[rows] < target // per_step - 1
             first = int(np.where(closes, (lines.step[rows] + 1) * per_step, lines.tile[rows] + 1).min())
             some, before = [products[i] for i in members], gathered.at(rows)
-            sums = await self._store.tiles([(*product, first, target - first) for product in some])
+            sums = await self._store.tiles(some, first, target - first)
             after, publish, moved = await self._compute(lambda b=before, s=sums, f=first: self._decide(b, s, f))  # type: ignore[misc]
             failpoint("forecast.decided")
             refused = await self._commit(owned, some, before, after, publish, moved)

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from feature_store.calls import ApplyCall, OwnerLost
+from feature_store.calls import HEADER_BYTES, ApplyCall, OwnerLost
 from feature_store.measures import N_MEASURES, ORDERS, UNITS
 from feature_store.store import FeatureStore
 from models.forecaster import Forecaster
@@ -193,6 +193,24 @@ async def test_an_order_changes_the_forecast_of_the_running_step(store: FeatureS
     assert after.revision > before.revision
     assert after.mean[0] > before.mean[0] + 40
     assert after.oldest_input_at == 1
+
+
+async def test_a_product_with_broken_numbers_does_not_stop_its_neighbours(
+    store: FeatureStore, settings: Settings, model: Forecaster
+) -> None:
+    sent, shop = Sent(), Shop(store)
+    engine = ForecastEngine(settings, store, model, sent.send)
+    await engine.assign(range(SHARDS))
+    await shop.orders({"p1": hours(1, 0, 30), "p3": hours(3, 0, 30)}, (START + 30) * HOUR)
+    await settle(engine, store)
+    [record] = await store.records([(1, "p1")])
+    broken = record.features[:HEADER_BYTES] + np.full(model.feature_size, np.nan, np.float32).tobytes()
+    await store._redis.set(store.keys.features(1, "p1"), broken)
+    sent.messages.clear()
+    running = {(START + 30) * 12: 40}
+    await shop.orders({"p1": running, "p3": running}, (START + 30) * HOUR + TILE)
+    await settle(engine, store)
+    assert set(sent.last()) == {"p3"}
 
 
 async def test_silent_products_advance_too(store: FeatureStore, settings: Settings, model: Forecaster) -> None:

@@ -234,6 +234,17 @@ async def test_what_changed_since_it_was_taken_stays_dirty(store: FeatureStore) 
     assert after.serving_since == [900]  # not 500: the older change was served
 
 
+async def test_a_product_that_closed_its_step_on_the_way_to_its_forecast_owes_nothing_more(store: FeatureStore) -> None:
+    await store.apply([call(None, 5, products=("a",))])
+    await store.claim([SHARD], "token")
+    [view] = await store.take([SHARD], "token", 10)
+    await store.commit(SHARD, "token", [close_of("a", STEP, STEP)], {})  # marks it again, at the same sequence
+    await store.settle(SHARD, "token", view.dirty)
+    await store.apply([replace(call(5, 6, products=("a",)), oldest_sent_at_ms=[900])])
+    [after] = await store.take([SHARD], "token", 10)
+    assert after.serving_since == [900]
+
+
 async def test_a_crash_before_settling_keeps_the_older_sending_time(store: FeatureStore) -> None:
     await store.apply([call(None, 5, products=("a",))])
     await store.claim([SHARD], "token")
