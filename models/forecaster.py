@@ -154,13 +154,13 @@ def _batches(n: int) -> Iterator[tuple[slice, int]]:
     """Cuts of 0 .. n with the batch size that each is padded to.
 
     >>> [(part.start, part.stop, size) for part, size in _batches(5400)]
-    [(0, 4096, 4096), (4096, 5120, 1024), (5120, 5400, 1024)]
+    [(0, 4096, 4096), (4096, 5120, 1024), (5120, 5376, 256), (5376, 5400, 256)]
     """
     small, middle, large = BATCHES
     start = 0
     while start < n:
         rest = n - start
-        size = large if rest >= large else middle if rest > small else small
+        size = large if rest >= large else middle if rest > 2 * small else small
         yield slice(start, min(start + size, n)), size
         start += size
 

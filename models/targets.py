@@ -65,12 +65,14 @@ def _fill(own: F32, shop: F32, scale: F32, age: F32) -> F32:
 def _over(ordered: F32, horizon: int, lengths: I64) -> F32:
     """Mean of a profile over each target, (n, horizon + sums); `ordered`, (n or 1, period), begins with the first coming step."""
     period = ordered.shape[1]
+    steps = np.broadcast_to(ordered[:, np.arange(horizon) % period], (len(lengths), horizon))
+    if not lengths.shape[1]:
+        return steps
     before = np.zeros((len(ordered), period + 1), np.float32)
     np.cumsum(ordered, axis=1, out=before[:, 1:])
     turns, rest = np.divmod(lengths, period)
     partial = before[0][rest] if len(ordered) == 1 else np.take_along_axis(before, rest, axis=1)
     sums = (turns.astype(np.float32) * before[:, -1:] + partial) / lengths.astype(np.float32)
-    steps = np.broadcast_to(ordered[:, np.arange(horizon) % period], (len(sums), horizon))
     return np.concatenate([steps, sums], axis=1)
 
 

@@ -24,7 +24,7 @@ FORECASTING: Final = "forecasting"
 # A round is a fraction of a second; a minute of silence is a worker that makes no progress.
 SILENCE_S: Final = 60.0
 # While there is news, rounds begin so often, doorbell or not: products that change again meanwhile are forecast once, and a look that finds nothing is cheap.
-ROUND_S: Final = 0.04
+ROUND_S: Final = 0.05
 # After a doorbell a worker stays awake for longer than the next one may take (`ingest.RING_S`).
 AWAKE_S: Final = 1.5
 # How soon to look again without a doorbell: time moves by heartbeats and clocks, too, and they ring none.

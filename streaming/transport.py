@@ -123,6 +123,7 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             max_poll_interval_ms=int(conf.broker_max_poll_interval * 1000),
             max_partition_fetch_bytes=conf.consumer_max_fetch_size,
             fetch_max_wait_ms=FETCH_WAIT_MS,
+            fetch_min_bytes=self.app.fetch_min_bytes,
             request_timeout_ms=int(conf.broker_request_timeout * 1000),
             session_timeout_ms=int(conf.broker_session_timeout * 1000),
             rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
@@ -390,10 +391,12 @@ class BatchApp(faust.App):  # type: ignore[misc]
     """A Faust app of one kind of worker (`ingest`, `forecast`), with every setting that its exactness hangs on.
 
     Set `read_positions` before the start: called on every assignment with the assigned partitions, returns where to read each from.
+    `fetch_min_bytes`: a broker answers a fetch as soon as it has so much, over all partitions, or after FETCH_WAIT_MS.
     `released`: called when partitions are revoked, before others may get them; it should end what is in flight, and soon.
     """
 
     read_positions: ReadPositions
+    fetch_min_bytes: int = 1
     released: Released | None = None
 
     def __init__(self, settings: Settings, kind: str, *, compression: str | None = None) -> None:
