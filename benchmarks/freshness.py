@@ -163,7 +163,7 @@ def processors(whole: Running) -> dict[str, float]:
 
 def stages(samples: list[dict[str, float]]) -> dict[str, float]:
     """Seconds and counts of the workers' stages since their start."""
-    names = ("ingest_decode", "ingest_apply", "forecast_store", "forecast_batch", "forecast_freshness")
+    names = ("ingest_decode", "ingest_fold", "ingest_apply", "forecast_store", "forecast_batch", "forecast_freshness")
     sums = {f"{name}_{part}": total(samples, f"trendcast_{name}_seconds_{part}") for name in names for part in ("sum", "count")}
     return sums | {"nowcasts": total(samples, "trendcast_forecast_batch_products_sum{reason=nowcast}")}
 

@@ -1,5 +1,6 @@
 """What goes to and comes from the store: calls, outcomes, records, and the errors that say what their catcher must do."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -74,14 +75,21 @@ class StoreSettings(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class ApplyCall:
-    """The next records of one source, folded for one shard: what one atomic call counts."""
+class Advance:
+    """How far a call brings one source in its shard."""
 
-    shard: int
     source: str
     expected: int | None  # next offset that Redis should hold; None: nothing was ever counted
     next_offset: int
     watermark_ms: int  # the source's, after the last of these records; NO_WATERMARK: none yet
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyCall:
+    """The next records of some sources, folded for one shard: what one atomic call counts."""
+
+    shard: int
+    sources: Sequence[Advance]  # each once
     products: list[str] = field(default_factory=list)  # (p,) touched
     oldest_sent_at_ms: list[int] = field(default_factory=list)  # (p,)
     newest_event_ms: list[int] = field(default_factory=list)  # (p,)
@@ -108,10 +116,10 @@ class ApplyCall:
             tiles = self.cell_tile.tolist()
         return _encode(
             {
-                "source": self.source,
-                "expected": -1 if self.expected is None else self.expected,
-                "next_offset": self.next_offset,
-                "watermark": False if self.watermark_ms == NO_WATERMARK else self.watermark_ms,
+                "sources": [a.source for a in self.sources],
+                "expected": [-1 if a.expected is None else a.expected for a in self.sources],
+                "next_offset": [a.next_offset for a in self.sources],
+                "watermark": [False if a.watermark_ms == NO_WATERMARK else a.watermark_ms for a in self.sources],
                 "products": self.products,
                 "oldest_sent": self.oldest_sent_at_ms,
                 "newest_event": self.newest_event_ms,
@@ -150,13 +158,12 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    next_offset: int  # somebody counted up to here; drop the records below, fold the rest
-    watermark_ms: int
-    sequence: int
+    next_offsets: list[int]  # by source: somebody counted up to here (-1: nothing); drop the records below, fold the rest
 
 
 @dataclass(frozen=True, slots=True)
 class RolledBack:
+    place: int  # of the source among the call's
     found: int  # next offset that Redis holds; -1: nothing
 
 

@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 from faust.types import TP
 
-from feature_store.calls import NO_WATERMARK, Ahead, ApplyCall, StoreRolledBack
+from feature_store.calls import NO_WATERMARK, Advance, Ahead, ApplyCall, StoreRolledBack
 from feature_store.store import FeatureStore
 from streaming import topics
 from streaming.errors import UserError
@@ -91,11 +91,10 @@ async def _begin(lane: Lane, start: Start, store: FeatureStore) -> None:
         first, end = start.gap
         await store.note_gap(lane.source, first, end, NO_WATERMARK)
         log.warning("ingest.gap", source=f"{lane.tp.topic}/{lane.tp.partition}", first=first, end=end, why="deleted before the first start")
-    calls = [
-        ApplyCall(shard, lane.source, None, start.offset, NO_WATERMARK) for shard, counted in enumerate(lane.counted) if counted == NEVER
-    ]
+    begin = (Advance(lane.source, None, start.offset, NO_WATERMARK),)
+    calls = [ApplyCall(shard, begin) for shard, counted in enumerate(lane.counted) if counted == NEVER]
     for call, outcome in zip(calls, await store.apply(calls), strict=True):
-        lane.counted[call.shard] = outcome.next_offset if isinstance(outcome, Ahead) else start.offset
+        lane.counted[call.shard] = outcome.next_offsets[0] if isinstance(outcome, Ahead) else start.offset
 
 
 def compare(

@@ -8,10 +8,11 @@ import asyncio
 import time
 from typing import Any, Final
 
+import numpy as np
 import structlog
 from faust.types import TP
 
-from feature_store.calls import Ahead, Applied, ApplyCall, RolledBack, Seen, StoreRolledBack
+from feature_store.calls import Ahead, Applied, ApplyCall, Outcome, RolledBack, Seen, StoreRolledBack
 from feature_store.store import FeatureStore
 from feature_store.tiles import Grid
 from feature_store.watermarks import judge
@@ -22,7 +23,7 @@ from streaming.deadletters import dead_letter
 from streaming.decode import decode_clicks, decode_orders, reject_judged
 from streaming.failpoints import failpoint
 from streaming.health import ASSIGNMENT, STORE, Health
-from streaming.ingest_plan import SourceBatch, next_call, source_batch
+from streaming.ingest_plan import NEVER, Batch, Part, batch_of, next_call
 from streaming.lanes import Lane, Work
 from streaming.rejections import Rejected
 from streaming.settings import Settings
@@ -140,11 +141,10 @@ class IngestWorker:
         self.health.watch(COUNTING, SILENCE_S, time.monotonic())
         while True:
             started = time.monotonic()
-            works = await self._prepare()
+            work = await self._prepare()
             await self._settle()
-            works = [work for work in works if work.lane.open]
-            if works:
-                self._applying = asyncio.create_task(self._apply(works))
+            if work is not None and all(lane.open for lane in work.lanes):
+                self._applying = asyncio.create_task(self._apply(work))
                 self._applying.add_done_callback(lambda _: self._work.set())
             self.health.progressed(COUNTING, time.monotonic())
             await asyncio.sleep(max(0.0, CYCLE_S - (time.monotonic() - started)))
@@ -165,35 +165,40 @@ class IngestWorker:
             await asyncio.shield(self._applying)
             self._applying = None
 
-    async def _prepare(self) -> list[Work]:
+    async def _prepare(self) -> Work | None:
         """Takes and decodes the next records, sources that lag behind in event time first; dead letters are confirmed before it returns."""
         flush = time.monotonic() - self._flushed >= FLUSH_S
         if flush:
             self._flushed = time.monotonic()
         held = self.tending.hold_back()
-        works: list[Work] = []
+        lanes: list[Lane] = []
+        parts: list[Part] = []
+        events: list[Any] = []
         letters: list[Outgoing] = []
         records_taken = 0
         for lane in sorted(self.lanes.values(), key=lambda lane: lane.watermark_ms):
             if lane.pending and lane.source not in held and records_taken < MAX_CYCLE_RECORDS:
-                events, records = lane.take()
+                some, records = lane.take()
                 records_taken += len(records)
                 failpoint("ingest.received")
-                batch, rejected = self._judge(lane, records)
+                part, rejected = self._judge(lane, records)
                 letters += [self._letter(records[r.index], r) for r in rejected]
-                works.append(Work(lane, batch, events, flush))
+                lanes.append(lane)
+                parts.append(part)
+                events += some
                 await asyncio.sleep(0)
             elif flush and lane.is_behind():
-                works.append(Work(lane, SourceBatch.empty(lane.source, lane.judged_to, lane.watermark_ms), [], flush=True))
+                lanes.append(lane)
+                parts.append(Part(lane.source, lane.judged_to, lane.watermark_ms))
         self._room.set()
         if records_taken:
             failpoint("ingest.decoded")
         if letters:
             await self.app.send_all(letters)
             failpoint("ingest.dead_lettered")
-        return works
+        return Work(lanes, self._fold(lanes, parts), events, flush) if lanes else None
 
-    def _judge(self, lane: Lane, records: list[Any]) -> tuple[SourceBatch, list[Rejected]]:
+    def _judge(self, lane: Lane, records: list[Any]) -> tuple[Part, list[Rejected]]:
         s, topic = self.settings, lane.tp.topic
         started = time.perf_counter()
         decoded, rejected = decode_orders(records, currency=s.currency) if topic == s.orders_topic else decode_clicks(records)
@@ -208,9 +213,9 @@ class IngestWorker:
         if judged.rejections:
             rejected = sorted([*rejected, *reject_judged(records, decoded, judged.rejections)], key=lambda r: r.index)
         end = records[-1].offset + 1 if records else lane.judged_to
-        batch = source_batch(lane.source, end, decoded, judged, lane.watermark_ms, shards=s.shards, grid=self.grid, dedup_ms=s.dedup_ms)
+        part = Part(lane.source, end, lane.watermark_ms, decoded, judged)
         recounted = int((decoded.offset < lane.reached()).sum())
-        lane.judged_to, lane.watermark_ms = end, batch.watermark_ms
+        lane.judged_to, lane.watermark_ms = end, part.watermark_ms
         if records:
             lane.last_timestamp_ms = records[-1].timestamp
         heartbeats = int(decoded.heartbeat.sum())
@@ -222,12 +227,21 @@ class IngestWorker:
         ):
             if n:
                 metrics.INGEST_RECORDS.labels(topic, outcome).inc(n)
-        metrics.INGEST_EVENTS.labels(topic).inc(len(batch.events.record))
-        metrics.INGEST_DUPLICATES.labels(topic).inc(batch.duplicates)
         metrics.INGEST_LATE.labels(topic).inc(int(judged.late.sum()))
         metrics.INGEST_BATCH_RECORDS.observe(len(records))
         metrics.INGEST_DECODE_SECONDS.observe(time.perf_counter() - started)
-        return batch, rejected
+        return part, rejected
+
+    def _fold(self, lanes: list[Lane], parts: list[Part]) -> Batch:
+        s = self.settings
+        started = time.perf_counter()
+        batch = batch_of(parts, shards=s.shards, grid=self.grid, dedup_ms=s.dedup_ms)
+        lines = np.bincount(batch.source[batch.events.record], minlength=len(lanes)).tolist()
+        for lane, n in zip(lanes, lines, strict=True):
+            metrics.INGEST_EVENTS.labels(lane.tp.topic).inc(n)
+        metrics.INGEST_DUPLICATES.labels(s.orders_topic).inc(batch.duplicates)
+        metrics.INGEST_FOLD_SECONDS.observe(time.perf_counter() - started)
+        return batch
 
     def _letter(self, record: Any, rejected: Rejected) -> Outgoing:
         key, value, headers = dead_letter(record, rejected, stage="ingest")
@@ -235,39 +249,34 @@ class IngestWorker:
         metrics.DEAD_LETTERS.labels("ingest", rejected.error_class).inc()
         return Outgoing(self.settings.dead_letters_topic, key, value, headers=tuple(headers))
 
-    async def _apply(self, works: list[Work]) -> None:
-        """Brings every shard to the end of its batches, round by round; then rings and acknowledges."""
+    async def _apply(self, work: Work) -> None:
+        """Brings every shard to the end of the batch, round by round; then rings and acknowledges."""
         rung: dict[int, tuple[int, int]] = {}
-        todo = [(work, shard) for work in works for shard in work.shards()]
+        todo = work.shards()
         while todo:
-            calls = [
-                next_call(work.batch, shard, work.lane.counted[shard], frozenset(work.without.get(shard, ())), self.grid)
-                for work, shard in todo
-            ]
+            calls = [next_call(work.batch, shard, work.counted(shard), frozenset(work.without.get(shard, ())), self.grid) for shard in todo]
             started = time.perf_counter()
             outcomes = await self.store.apply(calls)
             metrics.INGEST_APPLY_SECONDS.observe(time.perf_counter() - started)
-            for (work, shard), call, outcome in zip(todo, calls, outcomes, strict=True):
-                self._learn(work, shard, call, outcome, rung)
-            todo = [(work, shard) for work, shard in todo if work.lane.counted[shard] < work.batch.end]
+            for call, outcome in zip(calls, outcomes, strict=True):
+                self._learn(work, call, outcome, rung)
+            todo = [shard for shard in todo if work.is_behind(shard)]
             failpoint("ingest.round_applied")
         failpoint("ingest.applied")
         if rung:
             await self._ring(rung)
             failpoint("ingest.rung")
-        for work in works:
-            for event in work.events:
-                event.ack()
+        for event in work.events:
+            event.ack()
         failpoint("ingest.acknowledged")
 
-    def _learn(
-        self, work: Work, shard: int, call: ApplyCall, outcome: Applied | Seen | Ahead | RolledBack, rung: dict[int, tuple[int, int]]
-    ) -> None:
+    def _learn(self, work: Work, call: ApplyCall, outcome: Outcome, rung: dict[int, tuple[int, int]]) -> None:
         """What one answer of the store says of the shard."""
-        counted = work.lane.counted
+        shard, lane_of = call.shard, work.lane_of
         match outcome:
             case Applied(sequence, corrected):
-                counted[shard] = call.next_offset
+                for move in call.sources:
+                    lane_of[move.source].counted[shard] = move.next_offset
                 metrics.INGEST_APPLY_CALLS.labels("applied").inc()
                 if call.products:
                     known_sequence, oldest = rung.get(shard, (0, call.oldest_sent_at_ms[0]))
@@ -278,14 +287,17 @@ class IngestWorker:
             case Seen(event_hashes):
                 work.without.setdefault(shard, set()).update(event_hashes)
                 metrics.INGEST_APPLY_CALLS.labels("seen").inc()
-                metrics.INGEST_DUPLICATES.labels(work.lane.tp.topic).inc(len(event_hashes))
-            case Ahead(next_offset, _, _):
-                counted[shard] = next_offset
+                metrics.INGEST_DUPLICATES.labels(self.settings.orders_topic).inc(len(event_hashes))
+            case Ahead(next_offsets):
                 metrics.INGEST_APPLY_CALLS.labels("ahead").inc()
-                log.warning("store.ahead", source=work.lane.source, shard=shard, expected=call.expected, found=next_offset)
-            case RolledBack(found):
+                for move, found in zip(call.sources, next_offsets, strict=True):
+                    lane_of[move.source].counted[shard] = found
+                    if found != (NEVER if move.expected is None else move.expected):
+                        log.warning("store.ahead", source=move.source, shard=shard, expected=move.expected, found=found)
+            case RolledBack(place, found):
                 metrics.INGEST_APPLY_CALLS.labels("rolled_back").inc()
-                raise StoreRolledBack(shard, work.lane.source, call.expected, found)
+                move = call.sources[place]
+                raise StoreRolledBack(shard, move.source, move.expected, found)
 
     async def _ring(self, rung: dict[int, tuple[int, int]]) -> None:
         """Wakes the forecast workers of shards that were quiet; once awake, they look by themselves for longer than RING_S."""

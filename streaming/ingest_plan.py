@@ -2,16 +2,18 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import gt
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from feature_store.calls import NO_WATERMARK, ApplyCall, Position
+from feature_store.calls import NO_WATERMARK, Advance, ApplyCall, Position
 from feature_store.events import ABSENT, EventBatch
 from feature_store.sharding import shards_of
 from feature_store.tiles import Grid, tile_events
 from feature_store.watermarks import Judged
+from streaming.columns import concatenate
 from streaming.errors import UserError
 
 Ints = npt.NDArray[np.int64]
@@ -87,28 +89,36 @@ class Fold:
 
 
 @dataclass(frozen=True, slots=True)
-class SourceBatch:
-    """The next records of one source, judged, and folded for the usual case that no shard has counted any of them."""
+class Part:
+    """The next records of one source, decoded and judged; none, where the source only has to say how far it has come."""
 
     source: str
     end: int  # next offset after all of them, those that are not counted included
-    watermark_ms: int  # the source's, after all of them
-    events: EventBatch  # (n,) accepted records without heartbeats and repeated event ids, (m,) lines
+    start_watermark_ms: int  # the source's before them
+    decoded: EventBatch | None = None
+    judged: Judged | None = None
+
+    @property
+    def watermark_ms(self) -> int:
+        """The source's, after all of them."""
+        return int(self.judged.watermark_ms[-1]) if self.judged is not None and len(self.judged.watermark_ms) else self.start_watermark_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The next records of `s` sources, folded for the usual case that no shard has counted any of them."""
+
+    sources: list[str]  # (s,)
+    ends: list[int]  # (s,) next offsets after all of them
+    watermarks_ms: list[int]  # (s,) after all of them
+    first_events: list[int]  # (s,) offset of the first record that may be counted; the end where there is none
+    events: EventBatch  # (n,) accepted records without heartbeats and repeated event ids, source after source; (m,) lines
+    source: Ints  # (n,) place of each one's source
     before_ms: Ints  # (n,) the source's watermark before each
     remembered: Flags  # (n,) event ids that the deduplication window holds
     line_shard: npt.NDArray[np.int16]  # (m,)
     folds: Mapping[int, Fold]  # shard → fold of all its lines
     duplicates: int  # records that repeat an event id of this batch
-
-    @property
-    def first_event(self) -> int:
-        """Offset of the first record that may be counted; `end` where there is none."""
-        return int(self.events.offset[0]) if len(self.events) else self.end
-
-    @classmethod
-    def empty(cls, source: str, end: int, watermark_ms: int) -> "SourceBatch":
-        """Nothing to count up to `end`."""
-        return cls(source, end, watermark_ms, _NO_EVENTS, _NO_INTS, np.zeros(0, np.bool_), np.zeros(0, np.int16), {}, 0)
 
 
 _NO_INTS: Final[Ints] = np.zeros(0, np.int64)
@@ -117,26 +127,32 @@ _NO_EVENTS: Final = EventBatch(
 )
 
 
-def source_batch(
-    source: str, end: int, batch: EventBatch, judged: Judged, start_watermark_ms: int, *, shards: int, grid: Grid, dedup_ms: int
-) -> SourceBatch:
-    """Pick what is to be counted of a decoded batch, and fold it per shard. `start_watermark_ms`: the source's before the batch."""
-    keep = judged.accepted & ~batch.heartbeat
-    watermark_ms = int(judged.watermark_ms[-1]) if len(batch) else start_watermark_ms
+def batch_of(parts: Sequence[Part], *, shards: int, grid: Grid, dedup_ms: int) -> Batch:
+    """Pick what is to be counted of all parts, each of another source, and fold it per shard."""
+    decoded = [(i, p.decoded, p.judged) for i, p in enumerate(parts) if p.decoded is not None and p.judged is not None]
+    whole = concatenate([events for _, events, _ in decoded]) if decoded else _NO_EVENTS
+    source = np.repeat(np.array([i for i, _, _ in decoded], np.int64), [len(events) for _, events, _ in decoded])
+    before_ms = np.concatenate([judged.before_ms for _, _, judged in decoded]) if decoded else _NO_INTS
+    keep = ~whole.heartbeat
+    if decoded:
+        keep &= np.concatenate([judged.accepted for _, _, judged in decoded])
     # Whether an id is remembered must not depend on how the log was cut into batches: judged by the record's own source's watermark.
-    floor = np.maximum(judged.before_ms, NO_WATERMARK + dedup_ms) - dedup_ms
-    remembered = keep & (batch.event_hash != ABSENT) & (batch.event_time_ms // HOUR_MS >= floor // HOUR_MS) & (dedup_ms > 0)
-    repeats = _repeats(batch.event_hash, batch.event_time_ms // HOUR_MS, remembered)
+    floor = np.maximum(before_ms, NO_WATERMARK + dedup_ms) - dedup_ms
+    remembered = keep & (whole.event_hash != ABSENT) & (whole.event_time_ms // HOUR_MS >= floor // HOUR_MS) & (dedup_ms > 0)
+    repeats = _repeats(whole.event_hash, whole.event_time_ms // HOUR_MS, remembered)
     keep &= ~repeats
-    events = batch if keep.all() else batch.where(keep)
-    before_ms, remembered = judged.before_ms[keep], remembered[keep]
+    events = whole if keep.all() else whole.where(keep)
+    source, before_ms, remembered = source[keep], before_ms[keep], remembered[keep]
     product_shard = shards_of(events.product_ids, shards).astype(np.int16)
     line_shard = product_shard[events.product]
-    return SourceBatch(
-        source=source,
-        end=end,
-        watermark_ms=watermark_ms,
+    rows = np.searchsorted(source, np.arange(len(parts) + 1)).tolist()
+    return Batch(
+        sources=[p.source for p in parts],
+        ends=[p.end for p in parts],
+        watermarks_ms=[p.watermark_ms for p in parts],
+        first_events=[int(events.offset[rows[i]]) if rows[i] < rows[i + 1] else p.end for i, p in enumerate(parts)],
         events=events,
+        source=source,
         before_ms=before_ms,
         remembered=remembered,
         line_shard=line_shard,
@@ -216,24 +232,26 @@ def _event_ids(events: EventBatch, remembered: Flags, line_shard: npt.NDArray[np
 # --- which calls to make
 
 
-def next_call(batch: SourceBatch, shard: int, counted: int, without: frozenset[int], grid: Grid) -> ApplyCall:
-    """The call that brings `shard` from `counted` (NEVER: nothing was) on towards the batch's end; `without`: event ids it already knows.
+def next_call(batch: Batch, shard: int, counted: Sequence[int], without: frozenset[int], grid: Grid) -> ApplyCall:
+    """The call that brings `shard` on towards the batch's ends; `without`: event ids it already knows.
 
-    Holds at most MAX_CELLS cells, unless one record has more: then the caller asks again from the call's `next_offset`.
+    `counted`, (s,): next offset of each source that the shard holds (NEVER: none). The call names the sources that it brings further. It holds at most
+    MAX_CELLS cells, unless one record has more: then the caller asks again from where the call ends.
     """
     fold = batch.folds.get(shard)
-    end, watermark_ms = batch.end, batch.watermark_ms
-    if fold is not None and (counted > batch.first_event or without or len(fold.cell_tile) > MAX_CELLS):
-        fold, end, watermark_ms = _refold(batch, shard, counted, without, grid)
-    expected = None if counted == NEVER else counted
+    ends, watermarks_ms = batch.ends, batch.watermarks_ms
+    if fold is not None and (without or len(fold.cell_tile) > MAX_CELLS or any(map(gt, counted, batch.first_events))):
+        fold, ends, watermarks_ms = _refold(batch, shard, counted, without, grid)
+    moves = tuple(
+        Advance(source, None if from_ == NEVER else from_, end, watermark_ms)
+        for source, from_, end, watermark_ms in zip(batch.sources, counted, ends, watermarks_ms, strict=True)
+        if from_ < end
+    )
     if fold is None:
-        return ApplyCall(shard, batch.source, expected, end, watermark_ms)
+        return ApplyCall(shard, moves)
     return ApplyCall(
         shard=shard,
-        source=batch.source,
-        expected=expected,
-        next_offset=end,
-        watermark_ms=watermark_ms,
+        sources=moves,
         products=fold.products,
         oldest_sent_at_ms=fold.oldest_sent_at_ms,
         newest_event_ms=fold.newest_event_ms,
@@ -245,28 +263,34 @@ def next_call(batch: SourceBatch, shard: int, counted: int, without: frozenset[i
     )
 
 
-def _refold(batch: SourceBatch, shard: int, counted: int, without: frozenset[int], grid: Grid) -> tuple[Fold | None, int, int]:
-    """The shard's own lines that it has not counted and whose event ids it does not know: fold, next offset, watermark before that."""
+def _refold(
+    batch: Batch, shard: int, counted: Sequence[int], without: frozenset[int], grid: Grid
+) -> tuple[Fold | None, list[int], list[int]]:
+    """The shard's own lines that it has not counted and whose event ids it does not know: fold, next offsets, watermarks before those."""
     events = batch.events
-    wanted = events.offset >= counted
+    wanted = events.offset >= np.array(counted)[batch.source]
     if without:
         wanted &= ~np.isin(events.event_hash, np.fromiter(without, dtype=np.int64, count=len(without)))
     lines = np.flatnonzero((batch.line_shard == shard) & wanted[events.record])
     fold = _fold_lines(batch, lines, shard, grid)
     if fold is None or len(fold.cell_tile) <= MAX_CELLS:
-        return fold, batch.end, batch.watermark_ms
+        return fold, batch.ends, batch.watermarks_ms
     # As many records as have MAX_CELLS lines, and so no more cells than that; at least one record.
     record = events.record[lines]
     cut = int(np.searchsorted(record, record[MAX_CELLS]))
     if cut == 0:
         cut = int(np.searchsorted(record, record[0], side="right"))
     if cut == len(lines):
-        return fold, batch.end, batch.watermark_ms
+        return fold, batch.ends, batch.watermarks_ms
+    # Sources before that of the first record that is left out come to their ends, those after it stay where they are.
     following = int(record[cut])
-    return _fold_lines(batch, lines[:cut], shard, grid), int(events.offset[following]), int(batch.before_ms[following])
+    at = int(batch.source[following])
+    ends = [*batch.ends[:at], int(events.offset[following]), *counted[at + 1 :]]
+    watermarks_ms = [*batch.watermarks_ms[:at], int(batch.before_ms[following]), *batch.watermarks_ms[at + 1 :]]
+    return _fold_lines(batch, lines[:cut], shard, grid), ends, watermarks_ms
 
 
-def _fold_lines(batch: SourceBatch, lines: Ints, shard: int, grid: Grid) -> Fold | None:
+def _fold_lines(batch: Batch, lines: Ints, shard: int, grid: Grid) -> Fold | None:
     """Fold of some lines, all of one shard; None where there are none."""
     e = batch.events
     some = EventBatch(

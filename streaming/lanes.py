@@ -2,12 +2,13 @@
 
 from collections import deque
 from dataclasses import dataclass, field
+from operator import lt
 from typing import Any, Final
 
 from faust.types import TP
 
 from feature_store.calls import NO_WATERMARK
-from streaming.ingest_plan import SourceBatch, SourceTime
+from streaming.ingest_plan import Batch, SourceTime
 from streaming.transport import Mark
 
 # Records of one source that are decoded at once. More cells of the same product and tile meet in a larger batch, which saves Redis work;
@@ -80,16 +81,26 @@ class Lane:
 
 @dataclass(slots=True)
 class Work:
-    """One lane's part of a cycle."""
+    """What one cycle counts: the next records of some lanes."""
 
-    lane: Lane
-    batch: SourceBatch
+    lanes: list[Lane]
+    batch: Batch  # its sources are the lanes', in their order
     events: list[Any]  # to be acknowledged
     flush: bool  # tell the shards that the batch does not touch, too
     without: dict[int, set[int]] = field(default_factory=dict)  # shard → event ids that it knows already
+    lane_of: dict[str, Lane] = field(init=False)  # by source
+
+    def __post_init__(self) -> None:
+        self.lane_of = {lane.source: lane for lane in self.lanes}
 
     def shards(self) -> list[int]:
         """Shards that have to be told."""
-        end, counted = self.batch.end, self.lane.counted
-        among = range(len(counted)) if self.flush else self.batch.folds
-        return [shard for shard in among if counted[shard] < end]
+        return [shard for shard in (range(len(self.lanes[0].counted)) if self.flush else self.batch.folds) if self.is_behind(shard)]
+
+    def counted(self, shard: int) -> list[int]:
+        """Next offset of each source that the shard holds, as far as we know."""
+        return [lane.counted[shard] for lane in self.lanes]
+
+    def is_behind(self, shard: int) -> bool:
+        """Whether it has not counted all of the batch."""
+        return any(map(lt, self.counted(shard), self.batch.ends))

@@ -132,7 +132,10 @@ INGEST_WATERMARK_LAG: Final = _gauge(
 )
 # --- ingest: work ---
 INGEST_BATCH_RECORDS: Final = _histogram("trendcast_ingest_batch_records", "Records of one fetch of one input partition.", SIZES)
-INGEST_DECODE_SECONDS: Final = _histogram("trendcast_ingest_decode_seconds", "Decoding and tiling of one batch.", CALL_SECONDS)
+INGEST_DECODE_SECONDS: Final = _histogram(
+    "trendcast_ingest_decode_seconds", "Decoding and judging of one partition's next records.", CALL_SECONDS
+)
+INGEST_FOLD_SECONDS: Final = _histogram("trendcast_ingest_fold_seconds", "Tiling of all that one cycle took.", CALL_SECONDS)
 INGEST_APPLY_SECONDS: Final = _histogram(
     "trendcast_ingest_apply_seconds", "One pipelined round of atomic calls to the store.", CALL_SECONDS
 )

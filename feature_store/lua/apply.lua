@@ -1,8 +1,9 @@
--- Count the next records of one or more sources into one shard, source after source: of each call all of it, or nothing.
--- KEYS[1] any key of the shard; ARGV[1] the shard's key prefix; ARGV[2] what all calls share, msgpack (feature_store/store.py); ARGV[3…] the calls, msgpack
+-- Count the next records of some sources into one shard: all of it, or nothing.
+-- KEYS[1] any key of the shard; ARGV[1] the shard's key prefix; ARGV[2] what all calls share, msgpack (feature_store/store.py); ARGV[3] the call, msgpack
 -- (feature_store/calls.py, ApplyCall.pack).
--- Returns for each call {'applied', sequence, cells that came too late for the model} | {'seen', event hashes…} | {'ahead', next offset, watermark or nil, sequence} | {'rolled_back', next offset or -1}.
--- Lua does not roll back: everything of a call is read and checked first, and only then written.
+-- Returns {'applied', sequence, cells that came too late for the model} | {'seen', event hashes…} | {'ahead', next offset of each source (-1: none)…} |
+-- {'rolled_back', which source (counted from 0), its next offset or -1}.
+-- Lua does not roll back: everything is read and checked first, and only then written.
 local prefix, shared = ARGV[1], cmsgpack.unpack(ARGV[2])
 local per_step, keep_tiles, keep_steps = shared.tiles_per_step, shared.keep_tiles, shared.keep_steps
 local offsets, watermarks, closed_key = prefix .. 'offsets', prefix .. 'watermarks', prefix .. 'closed'
@@ -18,109 +19,114 @@ local function text(number)
   return known
 end
 
-local function apply(call)
-  local source, expected, next_offset, watermark = call.source, call.expected, call.next_offset, call.watermark
+local call = cmsgpack.unpack(ARGV[3])
+local sources, expected, next_offset, watermark = call.sources, call.expected, call.next_offset, call.watermark
 
-  -- read and check
-  local stored = tonumber(redis.call('HGET', offsets, source) or -1)
-  local known_watermark = redis.call('HGET', watermarks, source)
-  if stored > expected then return {'ahead', stored, known_watermark, redis.call('HGET', offsets, 'sum')} end
-  if stored < expected then return {'rolled_back', stored} end
+-- read and check
+local stored, ahead = redis.call('HMGET', offsets, unpack(sources)), false
+for i = 1, #sources do
+  stored[i] = tonumber(stored[i] or -1)
+  if stored[i] < expected[i] then return {'rolled_back', i - 1, stored[i]} end
+  ahead = ahead or stored[i] > expected[i]
+end
+if ahead then return {'ahead', unpack(stored)} end
 
-  local seen_from = tonumber(redis.call('HGET', closed_key, 'seen_from') or -1)
-  local seen = {}
-  for _, group in ipairs(call.hashes) do -- {hour, set, hash, hash, …}, the hashes as text
-    if group[1] >= seen_from then
-      local key = prefix .. 'seen:' .. group[1] .. ':' .. group[2]
-      local known = redis.call('SMISMEMBER', key, unpack(group, 3))
-      for i = 1, #known do
-        if known[i] == 1 then seen[#seen + 1] = group[i + 2] end
-      end
+local seen_from = tonumber(redis.call('HGET', closed_key, 'seen_from') or -1)
+local seen = {}
+for _, group in ipairs(call.hashes) do -- {hour, set, hash, hash, …}, the hashes as text
+  if group[1] >= seen_from then
+    local key = prefix .. 'seen:' .. group[1] .. ':' .. group[2]
+    local known = redis.call('SMISMEMBER', key, unpack(group, 3))
+    for i = 1, #known do
+      if known[i] == 1 then seen[#seen + 1] = group[i + 2] end
     end
   end
-  if #seen > 0 then return {'seen', unpack(seen)} end
+end
+if #seen > 0 then return {'seen', unpack(seen)} end
 
-  local products, cell_product, cell_tile = call.products, call.cell_product, call.cell_tile
-  local closing = tonumber(redis.call('HGET', closed_key, 'closing') or -math.huge)
-  local rolled = {} -- product → step its state has consumed; asked only of products with cells in a step that is being closed, or closed
-  local function rolled_through(product)
-    if rolled[product] == nil then
-      local header = redis.call('GETRANGE', prefix .. 'features:' .. product, 0, 7)
-      rolled[product] = #header == 8 and struct.unpack('<i8', header) or -math.huge
-    end
-    return rolled[product]
+local products, cell_product, cell_tile = call.products, call.cell_product, call.cell_tile
+local closing = tonumber(redis.call('HGET', closed_key, 'closing') or -math.huge)
+local rolled = {} -- product → step its state has consumed; asked only of products with cells in a step that is being closed, or closed
+local function rolled_through(product)
+  if rolled[product] == nil then
+    local header = redis.call('GETRANGE', prefix .. 'features:' .. product, 0, 7)
+    rolled[product] = #header == 8 and struct.unpack('<i8', header) or -math.huge
   end
-
-  local columns, values = call.columns, call.values -- which measures occur; their deltas, cell after cell
-  local width, corrected, first_step = #columns, 0, math.huge
-  local function add(key, fields, cells) -- distinct fields of one key, each with its cell
-    local known, written = redis.call('HMGET', key, unpack(fields)), {}
-    for i = 1, #fields do
-      local sums = known[i] and cmsgpack.unpack(known[i]) or {unpack(zeros)}
-      local before = (cells[i] - 1) * width
-      for c = 1, width do
-        local column = columns[c]
-        sums[column] = sums[column] + values[before + c]
-      end
-      written[2 * i - 1], written[2 * i] = fields[i], cmsgpack.pack(sums)
-    end
-    redis.call('HSET', key, unpack(written))
-  end
-
-  -- write
-  local first = 1
-  while first <= #cell_tile do -- a product's cells stand together: one read and one write of its tiles
-    local product, last = cell_product[first], first
-    while cell_product[last + 1] == product do last = last + 1 end
-    local name, fields, cells = products[product], {}, {}
-    for cell = first, last do
-      local tile = cell_tile[cell]
-      local step, keep = math.floor(tile / per_step), true
-      if step < first_step then first_step = step end
-      if step <= closing then
-        corrected = corrected + 1 -- the model may have read the tiles of this step, or may not
-        local through = rolled_through(name)
-        if through >= step then
-          keep = step > through - keep_tiles
-          if step > through - keep_steps then add(prefix .. 'steps:' .. name, {text(step)}, {cell}) end
-        end
-      end
-      if keep then fields[#fields + 1], cells[#cells + 1] = text(tile), cell end
-    end
-    if #fields > 0 then add(prefix .. 'tiles:' .. name, fields, cells) end
-    first = last + 1
-  end
-  for _, group in ipairs(call.hashes) do
-    if group[1] >= seen_from then redis.call('SADD', prefix .. 'seen:' .. group[1] .. ':' .. group[2], unpack(group, 3)) end
-  end
-
-  redis.call('HSET', offsets, source, next_offset)
-  local sequence = redis.call('HINCRBY', offsets, 'sum', next_offset - math.max(stored, 0))
-  if watermark and (not known_watermark or tonumber(known_watermark) < watermark) then redis.call('HSET', watermarks, source, watermark) end
-  if #products == 0 then return {'applied', sequence, 0} end
-
-  if closing == -math.huge then -- nothing is closed yet: closing starts at the first step that holds anything
-    local start = redis.call('HGET', closed_key, 'step')
-    if not start or tonumber(start) > first_step - 1 then
-      redis.call('HSET', closed_key, 'step', first_step - 1, 'seen_from', math.floor(call.first_hour) - shared.seen_hours)
-    end
-  end
-  for from = 1, #products, 1000 do -- Lua's stack holds a few thousand arguments
-    local to = math.min(from + 999, #products)
-    local live, dirty, since = {}, {}, {}
-    local waiting = redis.call('HMGET', prefix .. 'dirty_since', unpack(products, from, to))
-    for i = from, to do
-      live[#live + 1], live[#live + 2] = call.newest_event[i], products[i]
-      dirty[#dirty + 1], dirty[#dirty + 2] = text(sequence), products[i]
-      if not waiting[i - from + 1] then since[#since + 1], since[#since + 2] = products[i], call.oldest_sent[i] end
-    end
-    redis.call('ZADD', prefix .. 'live', 'GT', unpack(live))
-    redis.call('ZADD', prefix .. 'dirty', unpack(dirty))
-    if #since > 0 then redis.call('HSET', prefix .. 'dirty_since', unpack(since)) end
-  end
-  return {'applied', sequence, corrected}
+  return rolled[product]
 end
 
-local outcomes = {}
-for i = 3, #ARGV do outcomes[i - 2] = apply(cmsgpack.unpack(ARGV[i])) end
-return outcomes
+local columns, values = call.columns, call.values -- which measures occur; their deltas, cell after cell
+local width, corrected, first_step = #columns, 0, math.huge
+local function add(key, fields, cells) -- distinct fields of one key, each with its cell
+  local known, written = redis.call('HMGET', key, unpack(fields)), {}
+  for i = 1, #fields do
+    local sums = known[i] and cmsgpack.unpack(known[i]) or {unpack(zeros)}
+    local before = (cells[i] - 1) * width
+    for c = 1, width do
+      local column = columns[c]
+      sums[column] = sums[column] + values[before + c]
+    end
+    written[2 * i - 1], written[2 * i] = fields[i], cmsgpack.pack(sums)
+  end
+  redis.call('HSET', key, unpack(written))
+end
+
+-- write
+local first = 1
+while first <= #cell_tile do -- a product's cells stand together: one read and one write of its tiles
+  local product, last = cell_product[first], first
+  while cell_product[last + 1] == product do last = last + 1 end
+  local name, fields, cells = products[product], {}, {}
+  for cell = first, last do
+    local tile = cell_tile[cell]
+    local step, keep = math.floor(tile / per_step), true
+    if step < first_step then first_step = step end
+    if step <= closing then
+      corrected = corrected + 1 -- the model may have read the tiles of this step, or may not
+      local through = rolled_through(name)
+      if through >= step then
+        keep = step > through - keep_tiles
+        if step > through - keep_steps then add(prefix .. 'steps:' .. name, {text(step)}, {cell}) end
+      end
+    end
+    if keep then fields[#fields + 1], cells[#cells + 1] = text(tile), cell end
+  end
+  if #fields > 0 then add(prefix .. 'tiles:' .. name, fields, cells) end
+  first = last + 1
+end
+for _, group in ipairs(call.hashes) do
+  if group[1] >= seen_from then redis.call('SADD', prefix .. 'seen:' .. group[1] .. ':' .. group[2], unpack(group, 3)) end
+end
+
+local moved, risen, counted = {}, {}, 0
+local known_watermark = redis.call('HMGET', watermarks, unpack(sources))
+for i = 1, #sources do
+  moved[2 * i - 1], moved[2 * i] = sources[i], text(next_offset[i])
+  counted = counted + next_offset[i] - math.max(stored[i], 0)
+  if watermark[i] and tonumber(known_watermark[i] or -math.huge) < watermark[i] then risen[#risen + 1], risen[#risen + 2] = sources[i], text(watermark[i]) end
+end
+redis.call('HSET', offsets, unpack(moved))
+if #risen > 0 then redis.call('HSET', watermarks, unpack(risen)) end
+local sequence = redis.call('HINCRBY', offsets, 'sum', text(counted))
+if #products == 0 then return {'applied', sequence, 0} end
+
+if closing == -math.huge then -- nothing is closed yet: closing starts at the first step that holds anything
+  local start = redis.call('HGET', closed_key, 'step')
+  if not start or tonumber(start) > first_step - 1 then
+    redis.call('HSET', closed_key, 'step', first_step - 1, 'seen_from', math.floor(call.first_hour) - shared.seen_hours)
+  end
+end
+for from = 1, #products, 1000 do -- Lua's stack holds a few thousand arguments
+  local to = math.min(from + 999, #products)
+  local live, dirty, since = {}, {}, {}
+  local waiting = redis.call('HMGET', prefix .. 'dirty_since', unpack(products, from, to))
+  for i = from, to do
+    live[#live + 1], live[#live + 2] = call.newest_event[i], products[i]
+    dirty[#dirty + 1], dirty[#dirty + 2] = text(sequence), products[i]
+    if not waiting[i - from + 1] then since[#since + 1], since[#since + 2] = products[i], call.oldest_sent[i] end
+  end
+  redis.call('ZADD', prefix .. 'live', 'GT', unpack(live))
+  redis.call('ZADD', prefix .. 'dirty', unpack(dirty))
+  if #since > 0 then redis.call('HSET', prefix .. 'dirty_since', unpack(since)) end
+end
+return {'applied', sequence, corrected}

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from feature_store.calls import HEADER_BYTES, ApplyCall, OwnerLost
+from feature_store.calls import HEADER_BYTES, Advance, ApplyCall, OwnerLost
 from feature_store.measures import N_MEASURES, ORDERS, UNITS
 from feature_store.store import FeatureStore
 from models.forecaster import Forecaster
@@ -83,10 +83,7 @@ class Shop:
             calls.append(
                 ApplyCall(
                     shard=shard,
-                    source=SOURCE,
-                    expected=self.offset or None,
-                    next_offset=self.offset + 10,
-                    watermark_ms=watermark_ms,
+                    sources=(Advance(SOURCE, self.offset or None, self.offset + 10, watermark_ms),),
                     products=mine,
                     oldest_sent_at_ms=[1] * len(mine),
                     newest_event_ms=[max(sold[p]) * TILE for p in mine],

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from kafka import KafkaProducer, TopicPartition
 
-from feature_store.calls import ApplyCall, ProductCommit
+from feature_store.calls import Advance, ApplyCall, ProductCommit
 from feature_store.measures import MEASURES, N_MEASURES, ORDERS, REVENUE, UNITS, VIEWS, natural
 from feature_store.rolling import FEATURES
 from feature_store.sharding import shard_of
@@ -87,10 +87,7 @@ async def count(store: FeatureStore, cells: Cells, *, watermark_ms: int, source:
         calls.append(
             ApplyCall(
                 shard=shard,
-                source=source,
-                expected=position.next_offset,
-                next_offset=end,
-                watermark_ms=watermark_ms,
+                sources=(Advance(source, position.next_offset, end, watermark_ms),),
                 products=mine,
                 oldest_sent_at_ms=[1] * len(mine),
                 newest_event_ms=[max(cells[product]) * TILE_MS for product in mine],
@@ -344,7 +341,7 @@ class Source:
     async def counted(self, ends: list[int | None]) -> None:
         """Shards have counted up to these offsets."""
         store = await FeatureStore.open(self.settings)
-        calls = [ApplyCall(shard, self.name, None, end, 7_000) for shard, end in enumerate(ends) if end is not None]
+        calls = [ApplyCall(shard, (Advance(self.name, None, end, 7_000),)) for shard, end in enumerate(ends) if end is not None]
         await store.apply(calls)
         await store.close()
 

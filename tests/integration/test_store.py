@@ -10,7 +10,19 @@ import redis.asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feature_store.calls import NO_WATERMARK, Ahead, Applied, ApplyCall, OwnerLost, ProductCommit, RolledBack, Seen, Stale, StoreUnusable
+from feature_store.calls import (
+    NO_WATERMARK,
+    Advance,
+    Ahead,
+    Applied,
+    ApplyCall,
+    OwnerLost,
+    ProductCommit,
+    RolledBack,
+    Seen,
+    Stale,
+    StoreUnusable,
+)
 from feature_store.measures import N_MEASURES, ORDERS, REVENUE, UNITS
 from feature_store.store import FeatureStore
 from streaming.settings import HOUR_MS, Settings
@@ -43,16 +55,14 @@ def call(
     tile: int = TILE,
     hashes: tuple[int, ...] = (),
     watermark_ms: int = TILE * 300_000,
+    source: str = SOURCE,
 ) -> ApplyCall:
     """Two units and one order of 99.9 for each product in one tile."""
     deltas = np.zeros((len(products), N_MEASURES))
     deltas[:, [UNITS, ORDERS, REVENUE]] = 2_000, 1, 999_000
     return ApplyCall(
         shard=SHARD,
-        source=SOURCE,
-        expected=expected,
-        next_offset=next_offset,
-        watermark_ms=watermark_ms,
+        sources=(Advance(source, expected, next_offset, watermark_ms),),
         products=list(products),
         oldest_sent_at_ms=[500] * len(products),
         newest_event_ms=[tile * 300_000 + 1] * len(products),
@@ -90,18 +100,18 @@ def close_of(product: str, first: int, last: int, *, before: bytes = b"") -> Pro
 async def test_equal_offsets_are_counted_and_a_repetition_is_not(store: FeatureStore) -> None:
     assert await store.apply([call(None, 5)]) == [Applied(sequence=5, corrected=0)]
     assert await store.apply([call(5, 8)]) == [Applied(sequence=8, corrected=0)]
-    assert await store.apply([call(5, 8)]) == [Ahead(next_offset=8, watermark_ms=TILE * 300_000, sequence=8)]
+    assert await store.apply([call(5, 8)]) == [Ahead([8])]
     assert await units(store) == 4_000
 
 
 async def test_a_store_that_forgot_is_noticed_and_left_alone(store: FeatureStore) -> None:
     await store.apply([call(None, 5)])
-    assert await store.apply([call(7, 9)]) == [RolledBack(found=5)]
+    assert await store.apply([call(7, 9)]) == [RolledBack(0, found=5)]
     assert await units(store) == 2_000
 
 
 async def test_an_empty_store_where_counts_are_expected_is_a_rollback(store: FeatureStore) -> None:
-    assert await store.apply([call(7, 9)]) == [RolledBack(found=-1)]
+    assert await store.apply([call(7, 9)]) == [RolledBack(0, found=-1)]
     assert await units(store) == 0
 
 
@@ -123,7 +133,7 @@ async def test_watermarks_only_rise(store: FeatureStore) -> None:
 
 
 async def test_records_without_lines_move_offset_and_watermark_only(store: FeatureStore) -> None:
-    heartbeat = ApplyCall(SHARD, SOURCE, None, 3, 9_000)
+    heartbeat = ApplyCall(SHARD, (Advance(SOURCE, None, 3, 9_000),))
     assert await store.apply([heartbeat]) == [Applied(sequence=3, corrected=0)]
     position = (await store.positions([SHARD], [SOURCE]))[SHARD, SOURCE]
     assert (position.next_offset, position.watermark_ms) == (3, 9_000)
@@ -136,9 +146,24 @@ async def test_a_source_never_heard_has_no_position(store: FeatureStore) -> None
     assert position.watermark_ms == NO_WATERMARK
 
 
+async def test_sources_advance_together_or_not_at_all(store: FeatureStore) -> None:
+    await store.apply([call(None, 5), call(None, 40, source="other/1")])
+    both = replace(call(5, 8), sources=(Advance(SOURCE, 5, 8, 1), Advance("other/1", 40, 41, 2), Advance("new/0", None, 3, 3)))
+    ahead = replace(both, sources=(*both.sources[:1], Advance("other/1", 30, 41, 2)))
+    assert await store.apply([ahead]) == [Ahead([5, 40])]
+    behind = replace(both, sources=(*both.sources[:1], Advance("other/1", 30, 41, 2), Advance("third/0", 7, 9, 2)))
+    assert await store.apply([behind]) == [RolledBack(2, found=-1)]
+    assert await units(store) == 4_000
+    assert await store.apply([both]) == [Applied(sequence=45 + 3 + 1 + 3, corrected=0)]
+    assert await units(store) == 6_000
+    offsets = await store.positions([SHARD], [SOURCE, "other/1", "new/0"])
+    assert [p.next_offset for p in offsets.values()] == [8, 41, 3]
+    assert [p.watermark_ms for p in offsets.values()] == [TILE * 300_000, TILE * 300_000, 3]
+
+
 async def test_the_sequence_sums_all_sources_and_repeats_on_a_replay(store: FeatureStore) -> None:
     await store.apply([call(None, 5)])
-    assert await store.apply([replace(call(None, 40), source="other/1")]) == [Applied(sequence=45, corrected=0)]
+    assert await store.apply([call(None, 40, source="other/1")]) == [Applied(sequence=45, corrected=0)]
 
 
 async def test_closing_rolls_tiles_up_and_marks_what_to_publish(store: FeatureStore) -> None:

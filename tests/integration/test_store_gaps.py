@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from feature_store.calls import NO_WATERMARK, Applied, ApplyCall, RolledBack
+from feature_store.calls import NO_WATERMARK, Advance, Applied, ApplyCall, RolledBack
 from feature_store.measures import N_MEASURES, UNITS
 from feature_store.store import FeatureStore
 from streaming.settings import Settings
@@ -24,9 +24,8 @@ async def store(redis_url: str) -> AsyncIterator[FeatureStore]:
 def one_unit(shard: int, expected: int | None, next_offset: int) -> ApplyCall:
     deltas = np.zeros((1, N_MEASURES))
     deltas[0, UNITS] = 1_000
-    return ApplyCall(
-        shard, SOURCE, expected, next_offset, 9_000, ["a"], [1], [TILE * 300_000], np.zeros(1, np.int64), np.array([TILE]), deltas
-    )
+    moves = (Advance(SOURCE, expected, next_offset, 9_000),)
+    return ApplyCall(shard, moves, ["a"], [1], [TILE * 300_000], np.zeros(1, np.int64), np.array([TILE]), deltas)
 
 
 async def offsets(store: FeatureStore) -> list[int | None]:
@@ -58,7 +57,7 @@ async def test_a_source_set_back_is_counted_on_from_there_and_the_sequence_only_
 async def test_a_worker_that_still_believes_the_old_position_is_told(store: FeatureStore) -> None:
     await store.apply([one_unit(0, None, 1_000)])
     await store.set_back(SOURCE, {0: 1_000}, 950)
-    assert await store.apply([one_unit(0, 1_000, 1_002)]) == [RolledBack(found=950)]
+    assert await store.apply([one_unit(0, 1_000, 1_002)]) == [RolledBack(0, found=950)]
 
 
 async def test_a_shard_that_was_counted_on_meanwhile_is_not_set_back(store: FeatureStore) -> None:

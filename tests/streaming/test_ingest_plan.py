@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from operator import lt
 from random import Random
 
 import numpy as np
@@ -9,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_store.calls import NO_WATERMARK, Ahead, Applied, ApplyCall, Outcome, Position, RolledBack, Seen
+from feature_store.calls import NO_WATERMARK, Advance, Ahead, Applied, ApplyCall, Outcome, Position, RolledBack, Seen
 from feature_store.events import ABSENT, EventBatch, Kind
 from feature_store.sharding import shard_of
 from feature_store.tiles import Grid
 from feature_store.watermarks import judge
 from streaming import ingest_plan
-from streaming.ingest_plan import HOUR_MS, NEVER, RecordsLost, SourceBatch, SourceTime, next_call, source_batch, start_of, too_far_ahead
+from streaming.ingest_plan import HOUR_MS, NEVER, Batch, Part, RecordsLost, SourceTime, batch_of, next_call, start_of, too_far_ahead
 
 GRID = Grid(tile_ms=300_000, step_ms=3_600_000)
 SHARDS = 3
@@ -50,7 +51,7 @@ def columns(log: list[Order], first: int, end: int) -> EventBatch:
     lines = [(i, product, quantity) for i, order in enumerate(part) for product, quantity in order.lines]
     times = np.array([time_of(order) for order in part], dtype=np.int64)
     return EventBatch(
-        offset=np.arange(first, end),
+        offset=np.arange(first, first + len(part)),
         timestamp_ms=times,
         sent_at_ms=times,
         event_time_ms=times,
@@ -66,24 +67,34 @@ def columns(log: list[Order], first: int, end: int) -> EventBatch:
     )
 
 
-def batch_of(log: list[Order], first: int, end: int, watermark_ms: int = NO_WATERMARK) -> SourceBatch:
-    decoded = columns(log, first, end)
-    judged = judge(decoded, watermark_ms, **JUDGING)
-    return source_batch("s/0", end, decoded, judged, watermark_ms, shards=SHARDS, grid=GRID, dedup_ms=24 * HOUR_MS)
+Logs = list[list[Order]]  # one a source
+
+
+def batch(logs: Logs, first: list[int], end: list[int], watermark_ms: int = NO_WATERMARK) -> Batch:
+    parts = []
+    for i, log in enumerate(logs):
+        decoded = columns(log, first[i], end[i])
+        parts.append(Part(f"s/{i}", end[i], watermark_ms, decoded, judge(decoded, watermark_ms, **JUDGING)))
+    return batch_of(parts, shards=SHARDS, grid=GRID, dedup_ms=24 * HOUR_MS)
 
 
 @dataclass
 class Shard:
     """What `apply.lua` does, in a few lines: the oracle that the plans are played against."""
 
-    offset: int = NEVER
+    offsets: dict[str, int] = field(default_factory=lambda: defaultdict(lambda: NEVER))
     seen: set[int] = field(default_factory=set)
     sums: dict[tuple[str, int], float] = field(default_factory=lambda: defaultdict(float))
 
     def apply(self, call: ApplyCall) -> Outcome:
-        expected = NEVER if call.expected is None else call.expected
-        if self.offset != expected:
-            return Ahead(self.offset, NO_WATERMARK, 0) if self.offset > expected else RolledBack(self.offset)
+        assert call.sources
+        stored = [self.offsets[move.source] for move in call.sources]
+        expected = [NEVER if move.expected is None else move.expected for move in call.sources]
+        for place, (found, wanted) in enumerate(zip(stored, expected, strict=True)):
+            if found < wanted:
+                return RolledBack(place, found)
+        if stored != expected:
+            return Ahead(stored)
         hashes = [] if call.event_hash is None else call.event_hash.tolist()
         if known := sorted(self.seen & set(hashes)):
             return Seen(known)
@@ -92,25 +103,29 @@ class Shard:
         if call.deltas is not None and call.cell_tile is not None and call.cell_product is not None:
             for product, tile, delta in zip(call.cell_product.tolist(), call.cell_tile.tolist(), call.deltas, strict=True):
                 self.sums[call.products[product], tile] += delta[0]
-        self.offset = call.next_offset
+        self.offsets |= {move.source: move.next_offset for move in call.sources}
         return Applied(0, 0)
 
 
-def bring_to_the_end(batch: SourceBatch, counted: list[int], shards: list[Shard], rounds: int = 1_000) -> None:
-    """What the worker does with one batch; a limit of rounds is a crash in the middle."""
+def bring_to_the_end(work: Batch, counted: list[list[int]], shards: list[Shard], rounds: int = 1_000) -> None:
+    """What the worker does with one batch; a limit of rounds is a crash in the middle. `counted`: by shard and source."""
     without: dict[int, set[int]] = defaultdict(set)
     for shard in range(SHARDS):
-        while counted[shard] < batch.end and rounds:
+        while any(map(lt, counted[shard], work.ends)) and rounds:
             rounds -= 1
-            call = next_call(batch, shard, counted[shard], frozenset(without[shard]), GRID)
-            assert counted[shard] < call.next_offset <= batch.end
+            call = next_call(work, shard, counted[shard], frozenset(without[shard]), GRID)
+            places = [work.sources.index(move.source) for move in call.sources]
+            for place, move in zip(places, call.sources, strict=True):
+                assert counted[shard][place] < move.next_offset <= work.ends[place]
             match shards[shard].apply(call):
                 case Applied():
-                    counted[shard] = call.next_offset
+                    for place, move in zip(places, call.sources, strict=True):
+                        counted[shard][place] = move.next_offset
                 case Seen(hashes):
                     without[shard] |= set(hashes)
-                case Ahead(next_offset):
-                    counted[shard] = next_offset
+                case Ahead(next_offsets):
+                    for place, found in zip(places, next_offsets, strict=True):
+                        counted[shard][place] = found
                 case RolledBack():
                     raise AssertionError
 
@@ -135,24 +150,32 @@ def distinct_per_event(log: list[Order]) -> list[Order]:
     return [first.setdefault(order.event, order) for order in log]
 
 
-@settings(max_examples=150)
+@settings(max_examples=200)
 @given(
     log=st.lists(orders, min_size=1, max_size=30).map(distinct_per_event),
     chance=st.randoms(use_true_random=False),
+    sources=st.integers(1, 3),
     most_cells=st.sampled_from([1, 3, 2_000]),
 )
-def test_neither_cuts_nor_crashes_nor_stale_beliefs_change_the_sums(log: list[Order], chance: Random, most_cells: int) -> None:
+def test_neither_cuts_nor_crashes_nor_stale_beliefs_change_the_sums(
+    log: list[Order], chance: Random, sources: int, most_cells: int
+) -> None:
     shards = [Shard() for _ in range(SHARDS)]
+    logs: Logs = [[] for _ in range(sources)]
+    for order in log:  # a repetition may come by another source
+        chance.choice(logs).append(order)
+    names = [f"s/{i}" for i in range(sources)]
     before, ingest_plan.MAX_CELLS = ingest_plan.MAX_CELLS, most_cells  # type: ignore[misc]
     try:
         for life in range(10):
             # An assignment: read from the least that is counted; a belief may be stale, as that of an owner who was frozen.
-            counted = [chance.choice([NEVER, shard.offset]) for shard in shards]
-            at = max(min(shard.offset for shard in shards), 0)
-            while at < len(log):
-                end = chance.randint(at + 1, len(log))
+            counted = [[chance.choice([NEVER, shard.offsets[name]]) for name in names] for shard in shards]
+            at = [max(min(shard.offsets[name] for shard in shards), 0) for name in names]
+            while any(at[i] < len(logs[i]) for i in range(sources)):
+                behind = chance.choice([i for i in range(sources) if at[i] < len(logs[i])])
+                end = [chance.randint(at[i] + (i == behind), len(logs[i])) for i in range(sources)]
                 crashes = life < 9 and chance.random() < 0.5
-                bring_to_the_end(batch_of(log, at, end), counted, shards, rounds=chance.randint(0, 4) if crashes else 1_000)
+                bring_to_the_end(batch(logs, at, end), counted, shards, rounds=chance.randint(0, 4) if crashes else 1_000)
                 if crashes:
                     break
                 at = end
@@ -164,18 +187,18 @@ def test_neither_cuts_nor_crashes_nor_stale_beliefs_change_the_sums(log: list[Or
 def test_a_call_is_cut_between_records_and_carries_the_watermark_of_its_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingest_plan, "MAX_CELLS", 2)
     log = [Order(event=i, minute=0, lines=((0, 1), (1, 1), (2, 1), (3, 1), (4, 1), (5, 1))) for i in range(1, 5)]
-    batch = batch_of(log, 0, 4)
+    whole = batch([[], log, log[:0]], [0, 0, 0], [7, 4, 9])
     shard = shard_of("p0", SHARDS)
-    call = next_call(batch, shard, NEVER, frozenset(), GRID)
-    assert call.next_offset == 1  # one record has as many cells as it has
-    assert call.watermark_ms == time_of(log[0]) - JUDGING["lateness_ms"]
-    assert next_call(batch, shard, 3, frozenset(), GRID).next_offset == 4
+    [idle, cut] = next_call(whole, shard, [NEVER, NEVER, 9], frozenset(), GRID).sources
+    assert idle == Advance("s/0", None, 7, NO_WATERMARK)  # sources before the cut come to their ends, those after it wait
+    assert cut.next_offset == 1  # one record has as many cells as it has
+    assert cut.watermark_ms == time_of(log[0]) - JUDGING["lateness_ms"]
+    assert [move.next_offset for move in next_call(whole, shard, [7, 3, NEVER], frozenset(), GRID).sources] == [4, 9]
 
 
 def test_a_batch_without_accepted_records_moves_offset_and_keeps_the_watermark() -> None:
-    batch = batch_of([], 0, 0, watermark_ms=5)
-    call = next_call(batch, 0, NEVER, frozenset(), GRID)
-    assert (call.expected, call.next_offset, call.watermark_ms, call.products) == (None, 0, 5, [])
+    silent = batch_of([Part("s/0", 3, 5)], shards=SHARDS, grid=GRID, dedup_ms=0)
+    assert next_call(silent, 0, [NEVER], frozenset(), GRID) == ApplyCall(0, (Advance("s/0", None, 3, 5),))
 
 
 class TestStart:
