@@ -1,5 +1,6 @@
 """Forecasts of products that changed: from their committed state and what the running step has brought so far. Writes no state."""
 
+import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -27,6 +28,9 @@ from streaming.sweep import Compute, Sweep
 from streaming.transport import Outgoing
 
 CUMULATIVE_DAYS: Final = (7, 14)
+# A round of more products than this is worth to be served in parts.
+PART_PRODUCTS: Final = 96
+MOST_PARTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,13 @@ class Changed:
     product: Product
     sequence: int  # of its last change, as taken
     sent_at_ms: int | None  # real time at which its oldest unserved event was sent
+
+
+def _abreast(changed: Sequence[Changed]) -> list[list[Changed]]:
+    """Parts that are served at the same time: while one waits for Redis, Kafka or the model, another builds its messages. A shard is in one part only."""
+    n = min(1 + len(changed) // PART_PRODUCTS, MOST_PARTS)
+    parts = [[c for c in changed if c.product[0] % n == i] for i in range(n)]
+    return [part for part in parts if part]
 
 
 class Nowcasts:
@@ -73,14 +84,22 @@ class Nowcasts:
         if not served:
             return False
         started = time.perf_counter()
-        gathered = await self._sweep.gather(owned, [c.product for c in served])
-        failpoint("forecast.gathered")
-        served, lines = await self._keep_up(owned, served, gathered)
-        if served:
-            await self._forecast(owned, served, lines)
-            metrics.FORECAST_BATCH_PRODUCTS.labels(metrics.NOWCAST).observe(len(served))
-            metrics.FORECAST_BATCH_SECONDS.labels(metrics.NOWCAST).observe(time.perf_counter() - started)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for some in _abreast(served):
+                    group.create_task(self._serve(owned, some))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        metrics.FORECAST_BATCH_PRODUCTS.labels(metrics.NOWCAST).observe(len(served))
+        metrics.FORECAST_BATCH_SECONDS.labels(metrics.NOWCAST).observe(time.perf_counter() - started)
         return len(changed) > self._settings.nowcast_limit
+
+    async def _serve(self, owned: Owned, changed: list[Changed]) -> None:
+        gathered = await self._sweep.gather(owned, [c.product for c in changed])
+        failpoint("forecast.gathered")
+        there, lines = await self._keep_up(owned, changed, gathered)
+        if there:
+            await self._forecast(owned, there, lines)
 
     async def _keep_up(self, owned: Owned, changed: list[Changed], gathered: Gathered) -> tuple[list[Changed], Timelines]:
         """Changed products whose step has ended close it themselves; returns all that stand at their shard's last step."""
