@@ -19,7 +19,7 @@ from models.network import compiled, decode, lstm_step
 from models.nowcast import Forecasts
 
 # Few shapes to compile, little padding for a handful of products, and full speed for a sweep.
-BATCHES: Final = (256, 1024, 4096)
+BATCHES: Final = (64, 256, 1024, 4096)
 # Sums are decoded in groups of this many, so that one shape serves any number up to it (two weeks and the product's own lead time).
 SUMS: Final = 3
 
@@ -151,16 +151,15 @@ class Forecaster:
 
 
 def _batches(n: int) -> Iterator[tuple[slice, int]]:
-    """Cuts of 0 .. n with the batch size that each is padded to.
+    """Cuts of 0 .. n with the batch size that each is padded to: the largest that at least half fills.
 
     >>> [(part.start, part.stop, size) for part, size in _batches(5400)]
-    [(0, 4096, 4096), (4096, 5120, 1024), (5120, 5376, 256), (5376, 5400, 256)]
+    [(0, 4096, 4096), (4096, 5120, 1024), (5120, 5376, 256), (5376, 5400, 64)]
     """
-    small, middle, large = BATCHES
     start = 0
     while start < n:
         rest = n - start
-        size = large if rest >= large else middle if rest > 2 * small else small
+        size = next((size for size in reversed(BATCHES) if rest >= size // 2), BATCHES[0])
         yield slice(start, min(start + size, n)), size
         start += size
 

@@ -29,8 +29,8 @@ from streaming.transport import Outgoing
 
 CUMULATIVE_DAYS: Final = (7, 14)
 # A round of more products than this is worth to be served in parts.
-PART_PRODUCTS: Final = 96
-MOST_PARTS: Final = 3
+PART_PRODUCTS: Final = 128
+MOST_PARTS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
