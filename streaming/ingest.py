@@ -38,6 +38,8 @@ COUNTING: Final = "counting"
 FETCH_MIN_BYTES: Final = 1 << 17
 # Cycles start at most this often: a little patience makes one round trip of what would be many. It costs freshness half of it on average.
 CYCLE_S: Final = 0.020
+# The partitions of one fetch arrive one after another: those behind the first come along.
+COMPANY_S: Final = 0.004
 # Shards that a batch does not touch learn this late how far their source has come.
 FLUSH_S: Final = 0.2
 # A shard's doorbell rings at most this often (`forecast.AWAKE_S` is longer).
@@ -150,6 +152,7 @@ class IngestWorker:
             await asyncio.sleep(max(0.0, CYCLE_S - (time.monotonic() - started)))
             if not self._pending():
                 await self._wait(FLUSH_S)
+                await asyncio.sleep(COMPANY_S)
 
     async def _wait(self, limit_s: float) -> None:
         self._work.clear()

@@ -37,7 +37,7 @@ FETCH_BYTES: Final = 1 << 20
 BUFFERED_BATCHES: Final = 8
 # aiokafka has one fetch in flight per broker, over all partitions that are empty at that moment. A partition that is drained meanwhile waits
 # for that fetch to return, so this bounds what freshness loses when traffic is thin. Faust's own value is 1,500 ms.
-FETCH_WAIT_MS: Final = 50
+FETCH_WAIT_MS: Final = 40
 # How often to look at partitions again while none may be fetched (all buffered, or held back).
 IDLE_POLL_S: Final = 0.02
 COORDINATOR_CHECK_S: Final = 1.0
