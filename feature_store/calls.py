@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_store.keys import SEEN_SETS_PER_HOUR
+from feature_store.measures import N_MEASURES
 
 HOUR_MS: Final = 3_600_000
 NO_WATERMARK: Final = int(np.iinfo(np.int64).min)
@@ -200,6 +201,24 @@ class ProductRecord:
     features: bytes
     state: bytes
     scores: bytes
+    running: bytes  # `RunningSums`
+
+
+class RunningSums(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Integer sums, one a measure, of the newest step that a product was heard of in, and of the step before."""
+
+    step: int = -1
+    newest: list[float] = []
+    before: list[float] = []
+
+    def of(self, step: int) -> list[float] | None:
+        """Sums of a step; None: too old to be known here."""
+        if step > self.step:
+            return [0.0] * N_MEASURES
+        return self.newest if step == self.step else self.before if step == self.step - 1 else None
+
+
+decode_running = msgspec.msgpack.Decoder(RunningSums).decode
 
 
 @dataclass(frozen=True, slots=True)

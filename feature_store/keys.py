@@ -63,6 +63,9 @@ class Keys:
     def owner(self, shard: int) -> str:
         return f"{self.shard(shard)}owner"
 
+    def running(self, shard: int, product: str) -> str:
+        return f"{self.shard(shard)}running:{product}"
+
     def tiles(self, shard: int, product: str) -> str:
         return f"{self.shard(shard)}tiles:{product}"
 

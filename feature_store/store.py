@@ -312,8 +312,11 @@ class FeatureStore:
         found = await self._patiently(lambda: self._redis.zrange(self.keys.live(shard), 0, -1, withscores=True))
         return sorted((product.decode(), int(score)) for product, score in found)
 
-    async def records(self, products: Sequence[tuple[int, str]]) -> list[ProductRecord]:
-        """What is stored of these (shard, product) for forecasting."""
+    async def records(self, products: Sequence[tuple[int, str]], *, known: Mapping[int, int] | None = None) -> list[ProductRecord]:
+        """What is stored of these (shard, product) for forecasting.
+
+        `known`: sequences by shard. Raises ShardRolledBack where Redis has a lower one.
+        """
         records: list[ProductRecord] = []
         for start in range(0, len(products), READ_CHUNK):
             chunk = products[start : start + READ_CHUNK]
@@ -321,32 +324,28 @@ class FeatureStore:
 
             async def run(chunk: Sequence[tuple[int, str]] = chunk, by_shard: Mapping[int, list[int]] = by_shard) -> Any:
                 pipe = self._redis.pipeline(transaction=False)
-                k = self.keys
+                kinds = (self.keys.features, self.keys.state, self.keys.scores, self.keys.running)
                 for shard, rows in by_shard.items():
-                    names = [chunk[i][1] for i in rows]
-                    pipe.mget([key for name in names for key in (k.features(shard, name), k.state(shard, name), k.scores(shard, name))])
+                    pipe.mget([key(shard, chunk[i][1]) for i in rows for key in kinds])
+                    pipe.hget(self.keys.offsets(shard), "sum")
                 return await pipe.execute()
 
+            replies = await self._patiently(run)
             found: dict[int, ProductRecord] = {}
-            for rows, values in zip(by_shard.values(), await self._patiently(run), strict=True):
+            for (shard, rows), values, sequence in zip(by_shard.items(), replies[::2], replies[1::2], strict=True):
+                if known is not None and int(sequence or 0) < known[shard]:
+                    raise ShardRolledBack(shard, known[shard], int(sequence or 0))
                 for j, i in enumerate(rows):
-                    found[i] = ProductRecord(*(value or b"" for value in values[3 * j : 3 * j + 3]))
+                    found[i] = ProductRecord(*(value or b"" for value in values[4 * j : 4 * j + 4]))
             records += [found[i] for i in range(len(chunk))]
         return records
 
-    async def tiles(
-        self, products: Sequence[tuple[int, str]], first: int, count: int, *, known: Mapping[int, int] | None = None
-    ) -> npt.NDArray[np.float64]:
-        """Sums of `count` tiles from `first` on per (shard, product); shape (n, count, N_MEASURES).
-
-        `known`: sequences by shard. Raises ShardRolledBack where Redis has a lower one.
-        """
+    async def tiles(self, products: Sequence[tuple[int, str]], first: int, count: int) -> npt.NDArray[np.float64]:
+        """Sums of `count` tiles from `first` on per (shard, product); shape (n, count, N_MEASURES)."""
         sums = np.zeros((len(products) * count, N_MEASURES))
         by_shard = _rows_by_shard(products)
         calls = [(shard, (first, count, *(products[i][1] for i in rows))) for shard, rows in by_shard.items()]
-        for (shard, rows), (sequence, places, packed) in zip(by_shard.items(), await self._evaluate("tiles", calls), strict=True):
-            if known is not None and sequence < known[shard]:
-                raise ShardRolledBack(shard, known[shard], sequence)
+        for rows, (places, packed) in zip(by_shard.values(), await self._evaluate("tiles", calls), strict=True):
             if packed:
                 row, tile = np.divmod(np.array(places), count)
                 sums[np.array(rows)[row] * count + tile] = [_tile_decoder.decode(each) for each in packed]

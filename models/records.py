@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from feature_store.calls import HEADER_BYTES, ProductCommit, ProductRecord
+from feature_store.calls import HEADER_BYTES, ProductCommit, ProductRecord, RunningSums, decode_running
 from models.features import FeatureSpec
 from models.features import fresh as fresh_features
 from models.timeline import EXPECTED, SCORE_COLUMNS, Timelines, fresh_scores
@@ -68,6 +68,7 @@ class Gathered:
     feature_headers: list[bytes]  # as read: a commit is refused when they are others by then
     score_headers: list[bytes]
     other_model: npt.NDArray[np.bool_]  # (n,) judged by another model: its expectation, and alerts that rest on it, end here
+    running: list[RunningSums]
 
     def __len__(self) -> int:
         return len(self.feature_headers)
@@ -78,6 +79,7 @@ class Gathered:
             feature_headers=[self.feature_headers[i] for i in rows],
             score_headers=[self.score_headers[i] for i in rows],
             other_model=self.other_model[rows],
+            running=[self.running[i] for i in rows],
         )
 
 
@@ -125,6 +127,7 @@ class Codec:
             feature_headers=[r.features[:HEADER_BYTES] for r in stored],
             score_headers=[r.scores[:HEADER_BYTES] for r in stored],
             other_model=scores.foreign & features.known,
+            running=[decode_running(r.running) if r.running else RunningSums() for r in stored],
         )
 
     def unborn(self, stored: Sequence[ProductRecord]) -> list[int]:

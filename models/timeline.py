@@ -126,19 +126,6 @@ def advance(timelines: Timelines, sums: F64, first: int, tiles_per_step: int, mo
     return Advanced(Timelines(step, judged, features, state, scores), transitions, publish)
 
 
-def step_sums(tiles: F64, start: I64, tiles_per_step: int) -> F64:
-    """Sums, (n, N_MEASURES), of the step whose first tile is at `start[i]` in row i of `tiles`, (n, tiles, N_MEASURES); tiles outside count as empty.
-
-    >>> step_sums(np.arange(1.0, 6).reshape(1, 5, 1), np.array([3]), 3).tolist()
-    [[9.0]]
-    """
-    before = np.zeros((tiles.shape[0], tiles.shape[1] + 1, tiles.shape[2]))
-    np.cumsum(tiles, axis=1, out=before[:, 1:])
-    rows = np.arange(len(tiles))
-    first, end = (np.clip(bound, 0, tiles.shape[1]) for bound in (start, start + tiles_per_step))
-    return np.asarray(before[rows, end] - before[rows, first])
-
-
 def _worth_publishing(scores: F64, rows: npt.NDArray[np.intp], scale: F32, active: Bools, step: int, step_ms: int) -> Bools:
     """Whether the forecasts of `rows` after `step` are to be sent: something happened, `scale` changed materially, or a day ends.
 

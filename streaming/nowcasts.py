@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
-from feature_store.calls import NO_WATERMARK, ShardView
-from feature_store.measures import UNITS, natural
+from feature_store.calls import NO_WATERMARK, RunningSums, ShardView
+from feature_store.measures import N_MEASURES, UNITS, natural
 from feature_store.store import FeatureStore
 from models import timeline
 from models.forecaster import Forecaster
@@ -26,6 +27,8 @@ from streaming.ownership import Owned, OwnedShard, Ownership, Product
 from streaming.settings import DAY_MS, Settings
 from streaming.sweep import Compute, Sweep
 from streaming.transport import Outgoing
+
+Sums = npt.NDArray[np.float64]
 
 CUMULATIVE_DAYS: Final = (7, 14)
 # A round of more products than this is worth to be served in parts.
@@ -97,11 +100,11 @@ class Nowcasts:
     async def _serve(self, owned: Owned, changed: list[Changed]) -> None:
         gathered = await self._sweep.gather(owned, [c.product for c in changed])
         failpoint("forecast.gathered")
-        there, lines = await self._keep_up(owned, changed, gathered)
+        there, gathered = await self._keep_up(owned, changed, gathered)
         if there:
-            await self._forecast(owned, there, lines)
+            await self._forecast(owned, there, gathered)
 
-    async def _keep_up(self, owned: Owned, changed: list[Changed], gathered: Gathered) -> tuple[list[Changed], Timelines]:
+    async def _keep_up(self, owned: Owned, changed: list[Changed], gathered: Gathered) -> tuple[list[Changed], Gathered]:
         """Changed products whose step has ended close it themselves; returns all that stand at their shard's last step."""
         last = np.array([owned[c.product[0]].last_step for c in changed], np.int64)
         behind = np.flatnonzero(gathered.lines.step < last)
@@ -109,20 +112,15 @@ class Nowcasts:
             await self._sweep.advance(owned, [changed[i].product for i in behind], gathered.at(behind), metrics.CLOSE)
             gathered = await self._sweep.gather(owned, [c.product for c in changed])
         there = np.flatnonzero(gathered.lines.step >= last)
-        return [changed[i] for i in there], gathered.lines.at(there)
+        return [changed[i] for i in there], gathered.at(there)
 
-    async def _forecast(self, owned: Owned, changed: Sequence[Changed], lines: Timelines) -> None:
-        step_ms, per_step = self._settings.step_ms, self._per_step
+    async def _forecast(self, owned: Owned, changed: Sequence[Changed], gathered: Gathered) -> None:
+        step_ms, lines = self._settings.step_ms, gathered.lines
         contexts = {c.product[0]: self._context(owned[c.product[0]]) for c in changed}
         as_of = np.array([contexts[c.product[0]].as_of_ms for c in changed], np.int64)
-        first = int(lines.step.min() + 1) * per_step
-        count = max(int(as_of.max()) // self._settings.tile_ms + 1 - first, per_step)
-        known = {shard: owned[shard].sequence for shard in contexts}  # read last: what was gathered before is no less than this, either
-        tiles = await self._store.tiles([c.product for c in changed], first, count, known=known)
-        start = (lines.step + 1) * per_step - first
         ended = as_of >= (lines.step + 2) * step_ms  # the step is over, but events of it may still come: advanced through on a copy
-        ended_sums = timeline.step_sums(tiles, start, per_step)
-        running_sums = timeline.step_sums(tiles, start + per_step * ended, per_step)
+        ended_sums = await self._step_sums(changed, gathered.running, lines.step + 1)
+        running_sums = await self._step_sums(changed, gathered.running, lines.step + 1 + ended) if ended.any() else ended_sums
         step = lines.step + ended
         elapsed = np.clip((as_of - (step + 1) * step_ms) / step_ms, 0, 1).astype(np.float32)
 
@@ -143,6 +141,19 @@ class Nowcasts:
             Request(c.product[1], contexts[c.product[0]], float(units[i]), bool(active[i]), c.sent_at_ms) for i, c in enumerate(changed)
         ]
         await self._publish(changed, requests, ahead, out)
+
+    async def _step_sums(self, changed: Sequence[Changed], running: Sequence[RunningSums], step: npt.NDArray[np.int64]) -> Sums:
+        """What was counted in step `step[i]` of each product, (n, N_MEASURES)."""
+        known = [sums.of(at) for sums, at in zip(running, step.tolist(), strict=True)]
+        of_step = np.array([[0.0] * N_MEASURES if sums is None else sums for sums in known])
+        old: defaultdict[int, list[int]] = defaultdict(list)  # rare: products that were heard of two steps later already
+        for i, sums in enumerate(known):
+            if sums is None:
+                old[int(step[i])].append(i)
+        for at, rows in old.items():
+            tiles = await self._store.tiles([changed[i].product for i in rows], at * self._per_step, self._per_step)
+            of_step[rows] = tiles.sum(axis=1)
+        return of_step
 
     async def _publish(self, changed: Sequence[Changed], requests: Sequence[Request], lines: Timelines, out: Forecasts) -> None:
         usable = np.flatnonzero(out.finite())

@@ -68,9 +68,9 @@ class Sweep:
         shard.listed = len(shard.pending)
 
     async def gather(self, owned: Owned, products: Sequence[Product]) -> Gathered:
-        """What is stored of these products."""
+        """What is stored of these products. Raises ShardRolledBack where that is less than what was counted when the shards were looked at."""
         started = time.perf_counter()
-        stored = await self._store.records(products)
+        stored = await self._store.records(products, known={shard: owned[shard].sequence for shard, _ in products})
         first_tiles: list[int | None] = [None] * len(products)
         unborn = self.codec.unborn(stored)
         for i, tile in zip(unborn, await self._store.first_tiles([products[i] for i in unborn]), strict=True):

@@ -71,16 +71,26 @@ local function add(key, fields, cells) -- distinct fields of one key, each with 
   redis.call('HSET', key, unpack(written))
 end
 
+-- The sums of a product's newest step and of the one before stand ready, so that a nowcast need not read tiles: {newest step, its sums, those before}.
+local function add_running(recent, step, cell)
+  if step > recent[1] then recent[1], recent[2], recent[3] = step, {unpack(zeros)}, step == recent[1] + 1 and recent[2] or {unpack(zeros)} end
+  local sums = step == recent[1] and recent[2] or step == recent[1] - 1 and recent[3]
+  for c = 1, sums and width or 0 do sums[columns[c]] = sums[columns[c]] + values[(cell - 1) * width + c] end
+end
+
 -- write
 local first = 1
-while first <= #cell_tile do -- a product's cells stand together: one read and one write of its tiles
+while first <= #cell_tile do -- a product's cells stand together, in the order of their tiles: one read and one write of its tiles
   local product, last = cell_product[first], first
   while cell_product[last + 1] == product do last = last + 1 end
   local name, fields, cells = products[product], {}, {}
+  local packed = redis.call('GET', prefix .. 'running:' .. name)
+  local recent = packed and cmsgpack.unpack(packed) or {-1, zeros, zeros}
   for cell = first, last do
     local tile = cell_tile[cell]
     local step, keep = math.floor(tile / per_step), true
     if step < first_step then first_step = step end
+    add_running(recent, step, cell)
     if step <= closing then
       corrected = corrected + 1 -- the model may have read the tiles of this step, or may not
       local through = rolled_through(name)
@@ -92,6 +102,7 @@ while first <= #cell_tile do -- a product's cells stand together: one read and o
     if keep then fields[#fields + 1], cells[#cells + 1] = text(tile), cell end
   end
   if #fields > 0 then add(prefix .. 'tiles:' .. name, fields, cells) end
+  redis.call('SET', prefix .. 'running:' .. name, cmsgpack.pack(recent))
   first = last + 1
 end
 for _, group in ipairs(call.hashes) do

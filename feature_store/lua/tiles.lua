@@ -1,5 +1,5 @@
 -- Tiles of some products of a shard. ARGV: prefix, first tile, how many from it on, product, … Writes nothing.
--- Returns {sequence, {place, …}, {tile (msgpack), …}}: the tiles that exist, each with its place in the table of products by tiles, counted from 0, row by row.
+-- Returns {{place, …}, {tile (msgpack), …}}: the tiles that exist, each with its place in the table of products by tiles, counted from 0, row by row.
 local prefix, first, count = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local WHOLE_HASH = 24 -- tiles a product from which reading its whole hash is cheaper than asking field by field
 local places, found = {}, {}
@@ -22,4 +22,4 @@ for product = 4, #ARGV do
     for i = 1, #all, 2 do add(product, tonumber(all[i]), all[i + 1]) end
   end
 end
-return {tonumber(redis.call('HGET', prefix .. 'offsets', 'sum') or 0), places, found}
+return {places, found}

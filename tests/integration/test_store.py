@@ -1,5 +1,6 @@
 """The store's scripts on a real Redis: what each outcome leaves behind, and that a refused call writes nothing."""
 
+import random
 import struct
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -20,8 +21,10 @@ from feature_store.calls import (
     ProductCommit,
     RolledBack,
     Seen,
+    ShardRolledBack,
     Stale,
     StoreUnusable,
+    decode_running,
 )
 from feature_store.measures import N_MEASURES, ORDERS, REVENUE, UNITS
 from feature_store.store import FeatureStore
@@ -219,6 +222,32 @@ async def test_late_events_correct_closed_steps_and_are_counted(store: FeatureSt
     [(tiles, steps, _), (b_tiles, b_steps, _)] = await store.history([(SHARD, "a"), (SHARD, "b")])
     assert (tiles[TILE][UNITS], steps[STEP][UNITS]) == (4_000, 4_000)
     assert (b_tiles[TILE][UNITS], b_steps) == (4_000, {})
+
+
+async def test_sums_of_the_newest_two_steps_stand_ready(store: FeatureStore) -> None:
+    chance = random.Random(7)
+    at: int | None = None
+    heard: list[int] = []
+    for i in range(60):  # events of half a day, up to two hours late, some calls with cells of several steps
+        late = min(chance.randint(0, 30), i)
+        tiles = sorted({TILE + 2 * i - late + chance.randint(0, 14) for _ in range(3)})
+        deltas = np.zeros((len(tiles), N_MEASURES))
+        deltas[:, [UNITS, REVENUE]] = [[chance.randint(-5, 90), chance.randint(0, 10**9)] for _ in tiles]
+        cells = replace(call(at, i + 1, products=("a",)), cell_product=np.zeros(len(tiles), int), cell_tile=np.array(tiles), deltas=deltas)
+        await store.apply([cells])
+        at, heard = i + 1, [*heard, *tiles]
+        [record] = await store.records([(SHARD, "a")], known={SHARD: i + 1})
+        running, newest = decode_running(record.running), max(heard) // 12
+        sums = (await store.tiles([(SHARD, "a")], (newest - 1) * 12, 36))[0].reshape(3, 12, -1).sum(axis=1)
+        assert running.step == newest
+        assert [running.of(newest - 1), running.of(newest), running.of(newest + 1)] == sums.tolist()
+        assert running.of(newest - 2) is None
+
+
+async def test_records_of_a_shard_that_was_rolled_back_are_refused(store: FeatureStore) -> None:
+    await store.apply([call(None, 5)])
+    with pytest.raises(ShardRolledBack):
+        await store.records([(SHARD, "a")], known={SHARD: 6})
 
 
 async def test_a_late_event_that_comes_while_a_product_is_born_is_kept(store: FeatureStore) -> None:
