@@ -201,15 +201,15 @@ class ProductRecord:
     features: bytes
     state: bytes
     scores: bytes
-    running: bytes  # `RunningSums`
+    running: bytes  # `RunningSums`; empty while history is caught up with, too
 
 
 class RunningSums(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Integer sums, one a measure, of the newest step that a product was heard of in, and of the step before."""
 
-    step: int = -1
-    newest: list[float] = []
-    before: list[float] = []
+    step: int
+    newest: list[float]
+    before: list[float]
 
     def of(self, step: int) -> list[float] | None:
         """Sums of a step; None: too old to be known here."""

@@ -40,6 +40,8 @@ from feature_store.measures import MEASURES, N_MEASURES
 
 # A Redis that restarts loads its snapshot within seconds; one away for longer is an outage, and the worker should end and be seen to end.
 OUTAGE_S: Final = 30.0
+# A call of more cells catches up with history. At 20,000 live events a second a call has about thirty.
+LIVE_CELLS: Final = 128
 READ_CHUNK: Final = 512  # products a pipelined read: replies of a few MB at most
 
 _SCRIPTS: Final = ("apply", "take", "tiles", "begin", "commit", "settle", "close", "evict", "skip")
@@ -63,9 +65,11 @@ class FeatureStore:
         self._shared = _encode(  # by all calls of `apply`
             {
                 "measures": N_MEASURES,
+                "step_ms": settings.step_ms,
                 "tiles_per_step": self._tiles_per_step,
                 "keep_tiles": self.keep_tiles,
                 "keep_steps": self.keep_steps,
+                "live_cells": LIVE_CELLS,
                 "seen_hours": -(-settings.dedup_ms // HOUR_MS),
             }
         )

@@ -68,7 +68,7 @@ class Gathered:
     feature_headers: list[bytes]  # as read: a commit is refused when they are others by then
     score_headers: list[bytes]
     other_model: npt.NDArray[np.bool_]  # (n,) judged by another model: its expectation, and alerts that rest on it, end here
-    running: list[RunningSums]
+    running: list[RunningSums | None]  # None: not at hand, tiles tell
 
     def __len__(self) -> int:
         return len(self.feature_headers)
@@ -127,7 +127,7 @@ class Codec:
             feature_headers=[r.features[:HEADER_BYTES] for r in stored],
             score_headers=[r.scores[:HEADER_BYTES] for r in stored],
             other_model=scores.foreign & features.known,
-            running=[decode_running(r.running) if r.running else RunningSums() for r in stored],
+            running=[decode_running(r.running) if r.running else None for r in stored],
         )
 
     def unborn(self, stored: Sequence[ProductRecord]) -> list[int]:

@@ -142,11 +142,11 @@ class Nowcasts:
         ]
         await self._publish(changed, requests, ahead, out)
 
-    async def _step_sums(self, changed: Sequence[Changed], running: Sequence[RunningSums], step: npt.NDArray[np.int64]) -> Sums:
+    async def _step_sums(self, changed: Sequence[Changed], running: Sequence[RunningSums | None], step: npt.NDArray[np.int64]) -> Sums:
         """What was counted in step `step[i]` of each product, (n, N_MEASURES)."""
-        known = [sums.of(at) for sums, at in zip(running, step.tolist(), strict=True)]
+        known = [sums and sums.of(at) for sums, at in zip(running, step.tolist(), strict=True)]
         of_step = np.array([[0.0] * N_MEASURES if sums is None else sums for sums in known])
-        old: defaultdict[int, list[int]] = defaultdict(list)  # rare: products that were heard of two steps later already
+        old: defaultdict[int, list[int]] = defaultdict(list)  # after catching up, or heard of two steps later already
         for i, sums in enumerate(known):
             if sums is None:
                 old[int(step[i])].append(i)

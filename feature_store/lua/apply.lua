@@ -72,6 +72,22 @@ local function add(key, fields, cells) -- distinct fields of one key, each with 
 end
 
 -- The sums of a product's newest step and of the one before stand ready, so that a nowcast need not read tiles: {newest step, its sums, those before}.
+-- Not while much is counted at once: history is caught up with, and nobody forecasts it. A product without them gets them from its tiles.
+local live = #cell_tile <= shared.live_cells
+local function running_of(name, last_step)
+  local packed = redis.call('GET', prefix .. 'running:' .. name)
+  if packed then return cmsgpack.unpack(packed) end
+  local heard = redis.call('ZSCORE', prefix .. 'live', name)
+  local newest = math.max(heard and math.floor(tonumber(heard) / shared.step_ms) or -1, last_step)
+  local recent, fields = {newest, {unpack(zeros)}, {unpack(zeros)}}, {}
+  for tile = (newest - 1) * per_step, (newest + 1) * per_step - 1 do fields[#fields + 1] = text(tile) end
+  local known = redis.call('HMGET', prefix .. 'tiles:' .. name, unpack(fields))
+  for i = 1, #fields do
+    local sums, tile = i > per_step and recent[2] or recent[3], known[i] and cmsgpack.unpack(known[i]) or zeros
+    for c = 1, #tile do sums[c] = sums[c] + tile[c] end
+  end
+  return recent
+end
 local function add_running(recent, step, cell)
   if step > recent[1] then recent[1], recent[2], recent[3] = step, {unpack(zeros)}, step == recent[1] + 1 and recent[2] or {unpack(zeros)} end
   local sums = step == recent[1] and recent[2] or step == recent[1] - 1 and recent[3]
@@ -84,13 +100,12 @@ while first <= #cell_tile do -- a product's cells stand together, in the order o
   local product, last = cell_product[first], first
   while cell_product[last + 1] == product do last = last + 1 end
   local name, fields, cells = products[product], {}, {}
-  local packed = redis.call('GET', prefix .. 'running:' .. name)
-  local recent = packed and cmsgpack.unpack(packed) or {-1, zeros, zeros}
+  local recent = live and running_of(name, math.floor(cell_tile[last] / per_step))
   for cell = first, last do
     local tile = cell_tile[cell]
     local step, keep = math.floor(tile / per_step), true
     if step < first_step then first_step = step end
-    add_running(recent, step, cell)
+    if live then add_running(recent, step, cell) end
     if step <= closing then
       corrected = corrected + 1 -- the model may have read the tiles of this step, or may not
       local through = rolled_through(name)
@@ -102,7 +117,7 @@ while first <= #cell_tile do -- a product's cells stand together, in the order o
     if keep then fields[#fields + 1], cells[#cells + 1] = text(tile), cell end
   end
   if #fields > 0 then add(prefix .. 'tiles:' .. name, fields, cells) end
-  redis.call('SET', prefix .. 'running:' .. name, cmsgpack.pack(recent))
+  if live then redis.call('SET', prefix .. 'running:' .. name, cmsgpack.pack(recent)) else redis.call('DEL', prefix .. 'running:' .. name) end
   first = last + 1
 end
 for _, group in ipairs(call.hashes) do

@@ -69,7 +69,9 @@ class Options:
 
 def run(options: Options) -> int:
     """Returns the exit status: 1 where counts disagree with the truth."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # until the demo listens itself: everything that was started ends
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # until the demo listens itself: everything that was started ends
     console = user_console()
     replay = None
     if options.data is not None:

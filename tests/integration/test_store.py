@@ -27,7 +27,7 @@ from feature_store.calls import (
     decode_running,
 )
 from feature_store.measures import N_MEASURES, ORDERS, REVENUE, UNITS
-from feature_store.store import FeatureStore
+from feature_store.store import LIVE_CELLS, FeatureStore
 from streaming.settings import HOUR_MS, Settings
 
 SHARD = 3
@@ -233,10 +233,21 @@ async def test_sums_of_the_newest_two_steps_stand_ready(store: FeatureStore) -> 
         tiles = sorted({TILE + 2 * i - late + chance.randint(0, 14) for _ in range(3)})
         deltas = np.zeros((len(tiles), N_MEASURES))
         deltas[:, [UNITS, REVENUE]] = [[chance.randint(-5, 90), chance.randint(0, 10**9)] for _ in tiles]
-        cells = replace(call(at, i + 1, products=("a",)), cell_product=np.zeros(len(tiles), int), cell_tile=np.array(tiles), deltas=deltas)
+        if chance.random() < 0.2:  # a large call is history: no sums stand ready until the next small one
+            tiles = [TILE + 2 * i - 150 + k for k in range(LIVE_CELLS + 1)]
+            deltas = np.ones((len(tiles), N_MEASURES))
+        cells = replace(
+            call(at, i + 1, products=("a",), tile=tiles[-1]),
+            cell_product=np.zeros(len(tiles), int),
+            cell_tile=np.array(tiles),
+            deltas=deltas,
+        )
         await store.apply([cells])
         at, heard = i + 1, [*heard, *tiles]
         [record] = await store.records([(SHARD, "a")], known={SHARD: i + 1})
+        if len(tiles) > LIVE_CELLS:
+            assert not record.running
+            continue
         running, newest = decode_running(record.running), max(heard) // 12
         sums = (await store.tiles([(SHARD, "a")], (newest - 1) * 12, 36))[0].reshape(3, 12, -1).sum(axis=1)
         assert running.step == newest
