@@ -186,7 +186,7 @@ class ShardView:
     shard: int
     sequence: int
     closed_step: int | None
-    watermarks: dict[str, int] | None  # by source; None: not asked for
+    watermarks: dict[str, int]
     idle: dict[str, int]
     dirty: list[tuple[str, int]]  # product, sequence of its last change; oldest change first
     serving_since: list[int | None]  # per dirty product: real time at which its oldest unserved event was sent

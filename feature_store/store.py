@@ -286,12 +286,10 @@ class FeatureStore:
 
         await self._patiently(run)
 
-    async def take(self, shards: Sequence[int], token: str, limit: int, *, times: bool = True) -> list[ShardView]:
-        """What has to be decided on, per shard; `times`: with how far its sources have come. Raises OwnerLost."""
+    async def take(self, shards: Sequence[int], token: str, limit: int) -> list[ShardView]:
+        """What has to be decided on, per shard. Raises OwnerLost."""
         views = []
-        for shard, reply in zip(
-            shards, await self._evaluate("take", [(shard, (token, limit, int(times))) for shard in shards]), strict=True
-        ):
+        for shard, reply in zip(shards, await self._evaluate("take", [(shard, (token, limit)) for shard in shards]), strict=True):
             if reply is None:
                 raise OwnerLost(shard)
             sequence, closed, watermarks, idle, dirty, since, live, outbox = reply
@@ -301,8 +299,8 @@ class FeatureStore:
                     shard=shard,
                     sequence=int(sequence),
                     closed_step=step,
-                    watermarks=_pairs(watermarks) if times else None,
-                    idle=_pairs(idle) if times else {},
+                    watermarks=_pairs(watermarks),
+                    idle=_pairs(idle),
                     dirty=[(dirty[i].decode(), int(dirty[i + 1])) for i in range(0, len(dirty), 2)],
                     serving_since=[int(value) if value else None for value in since],
                     live=live,

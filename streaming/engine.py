@@ -27,8 +27,6 @@ from streaming.transport import Outgoing
 
 # Expected sources and gaps change when partitions or operators do.
 SLOW_READ_S: Final = 2.0
-# Event time is of interest a few times a second; what the sources say of it is most of what a shard can say.
-TIMES_S: Final = 0.2
 
 T = TypeVar("T")
 
@@ -55,8 +53,6 @@ class ForecastEngine:
         self._nowcasts = Nowcasts(settings, store, model, self._ownership, self._sweep, self._send, self._compute)
         self._sources: list[str] = []
         self._slow_read_at = -SLOW_READ_S
-        self._times_read_at = -TIMES_S
-        self._sweeping = False
         metrics.serve_model(model.name, model.version)
 
     async def assign(self, shards: Iterable[int]) -> None:
@@ -69,8 +65,6 @@ class ForecastEngine:
         for shard in wanted:
             await self._outbox.flush(shard, token)
         self._ownership.shards = {shard: OwnedShard(self._per_step) for shard in wanted}
-        self._times_read_at = -TIMES_S
-        self._sweeping = False
         metrics.FORECAST_SHARDS.set(len(wanted))
 
     def revoke(self) -> None:
@@ -87,10 +81,7 @@ class ForecastEngine:
         if not owned:
             return False
         await self._read_slowly()
-        times = self._sweeping or time.monotonic() - self._times_read_at >= TIMES_S
-        views = await self._store.take(sorted(owned), token, self._settings.nowcast_limit, times=times)
-        if times:
-            self._times_read_at = time.monotonic()
+        views = await self._store.take(sorted(owned), token, self._settings.nowcast_limit)
         self._ownership.prove()
         for view in views:
             if view.outbox:  # of a commit whose answer was lost
@@ -98,8 +89,7 @@ class ForecastEngine:
             await self._retarget(owned[view.shard], view)
         self._observe(owned, views)
         more = await self._nowcasts.serve(owned, views)
-        self._sweeping = await self._sweep.run(owned)
-        return self._sweeping or more
+        return await self._sweep.run(owned) or more
 
     async def _send(self, messages: Iterable[Outgoing]) -> None:
         if not self._settings.publish:
@@ -124,10 +114,8 @@ class ForecastEngine:
         lagging = self._settings.lagging_source_ms if self._settings.clock is Clock.WALL else None
         if view.sequence < shard.sequence:
             raise ShardRolledBack(view.shard, shard.sequence, view.sequence)
-        shard.sequence, shard.closed_step = view.sequence, view.closed_step
-        if view.watermarks is None:
-            return
         shard.time = shard_time(self._sources, view.watermarks, view.idle, lagging_ms=lagging)
+        shard.sequence, shard.closed_step = view.sequence, view.closed_step
         if shard.pending or shard.time.watermark_ms == NO_WATERMARK or view.closed_step is None:
             return
         target = shard.time.watermark_ms // self._settings.tile_ms

@@ -1,8 +1,8 @@
--- What a shard's owner needs to decide what to do next. ARGV: prefix, owner token, limit, '1' to read how far the sources have come, too.
+-- What a shard's owner needs to decide what to do next. ARGV: prefix, owner token, limit.
 -- Returns false when the token is not the owner's; else
 -- {sequence, {closed fields}, {watermarks}, {idle}, {product, sequence, …} oldest change first, {oldest unserved sent_at, …}, live products, outbox size}.
 -- `dirty_since` moves to `serving_since`: what arrives while the forecast is on its way starts a measurement of its own.
-local prefix, token, limit, times = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4] == '1'
+local prefix, token, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
 if redis.call('GET', prefix .. 'owner') ~= token then return false end
 local dirty = redis.call('ZRANGE', prefix .. 'dirty', 0, limit - 1, 'WITHSCORES')
 local since = {}
@@ -22,8 +22,8 @@ end
 return {
   redis.call('HGET', prefix .. 'offsets', 'sum') or '0',
   redis.call('HGETALL', prefix .. 'closed'),
-  times and redis.call('HGETALL', prefix .. 'watermarks'),
-  times and redis.call('HGETALL', prefix .. 'idle'),
+  redis.call('HGETALL', prefix .. 'watermarks'),
+  redis.call('HGETALL', prefix .. 'idle'),
   dirty,
   since,
   redis.call('ZCARD', prefix .. 'live'),
