@@ -47,9 +47,10 @@ class Changed:
 
 def _abreast(changed: Sequence[Changed]) -> list[list[Changed]]:
     """Parts that are served at the same time: while one waits for Redis, Kafka or the model, another builds its messages. A shard is in one part only."""
-    n = min(1 + len(changed) // PART_PRODUCTS, MOST_PARTS)
-    parts = [[c for c in changed if c.product[0] % n == i] for i in range(n)]
-    return [part for part in parts if part]
+    shards = sorted({c.product[0] for c in changed})
+    n = min(1 + len(changed) // PART_PRODUCTS, MOST_PARTS, len(shards))
+    part_of = {shard: i % n for i, shard in enumerate(shards)}
+    return [[c for c in changed if part_of[c.product[0]] == i] for i in range(n)]
 
 
 class Nowcasts:
