@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -14,6 +15,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from faust.types import TP
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
+from mode.threads import WorkerThread
 
 from streaming import transport
 from streaming.settings import Settings
@@ -76,6 +78,11 @@ async def running(kafka: str, topic: str, log: Log, first: int = 0) -> AsyncIter
         await app.stop()
         starting.cancel()
         await asyncio.gather(starting, return_exceptions=True)
+        # The consumer's thread of an app that crashed ends a little later, and speaks to this loop until then.
+        for _ in range(100):
+            if not any(isinstance(thread, WorkerThread) for thread in threading.enumerate()):
+                break
+            await asyncio.sleep(0.05)
 
 
 @contextlib.asynccontextmanager
