@@ -31,7 +31,7 @@ $(READY): requirements.txt pyproject.toml
 	if ! "$$python" -c 'import venv, ensurepip' 2>/dev/null; then \
 	  echo "$$python cannot make virtual environments; Debian and Ubuntu keep that in a package of its own: apt-get install python3-venv" >&2; exit 1; fi; \
 	if ! fits "$(BIN)/python"; then echo "1/3 virtual environment in $(VENV)"; "$$python" -m venv --clear "$(VENV)"; fi
-	@echo "2/3 packages, checked against requirements.txt (2 GB on disk; some minutes the first time)"
+	@echo "2/3 packages, checked against requirements.txt (3 GB on disk; some minutes the first time)"
 	@$(BIN)/python -m pip install --disable-pip-version-check --no-input --require-hashes -r requirements.txt || { \
 	  echo "The packages could not be installed; the reason stands above. Check the connection and the disk space, then say make setup again." >&2; exit 1; }
 	@$(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet --no-deps --no-build-isolation --editable .

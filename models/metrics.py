@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating]
 
+# Levels that every model of a backtest forecasts: their calibration is reported.
+LEVELS: Final = (0.1, 0.25, 0.5, 0.75, 0.9)
 # The levels over which MWQL is taken.
 SCORED_LEVELS: Final = (0.1, 0.5, 0.9)
 

@@ -68,11 +68,10 @@ def decode(
     z = _silu((context + weights["context.bias"])[:, None] + ops.matmul(rows, weights["target.kernel"]) + weights["target.bias"])
     z = z + _silu(ops.matmul(drop(z), weights["inner.kernel"]) + weights["inner.bias"])
     z = drop(z)
-    heads = [
-        ops.matmul(z[:, :horizon], weights["step.kernel"]) + weights["step.bias"],
-        ops.matmul(z[:, horizon:], weights["sum.kernel"]) + weights["sum.bias"],
-    ]
-    out = ops.concatenate(heads, axis=1)
+    # One product for both heads, half of it unused, is faster than one for each.
+    both = ops.matmul(z, ops.concatenate([weights["step.kernel"], weights["sum.kernel"]], axis=1))
+    n = weights["step.bias"].shape[0]
+    out = ops.concatenate([both[:, :horizon, :n] + weights["step.bias"], both[:, horizon:, n:] + weights["sum.bias"]], axis=1)
     level = ops.mean(rows[..., :n_profiles], axis=-1) if n_profiles else ops.zeros_like(rows[..., 0])
     mean = ops.exp(level + ops.clip(out[..., 0], -4.0, 4.0)) * scale[:, None] + _LEAST_MEAN
     rising = ops.cumsum(ops.softplus(out[..., 1:]), axis=-1) - _BELOW_ZERO

@@ -20,7 +20,9 @@ def backtest(
             metavar="DIR", help="Holds panel.parquet (unique_id, ds, y, any hist_…) and cutoffs.json (cutoffs, horizon, freq, season)."
         ),
     ],
-    out: Annotated[Path, typer.Option(dir_okay=False, help="Parquet for the forecasts: unique_id, cutoff, ds, mean, q10, q50, q90.")],
+    out: Annotated[
+        Path, typer.Option(dir_okay=False, help="Parquet for the forecasts: unique_id, cutoff, ds, mean, q10, q25, q50, q75, q90.")
+    ],
     iterations: Annotated[int, typer.Option(min=1, help="Longest training.")] = 1_000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed, data and machine give the same forecasts.")] = 1,
 ) -> None:
@@ -35,12 +37,14 @@ def backtest(
 
     console = Console(stderr=True)
     console.print("loading TensorFlow …")
-    from models import backtest as bench_of
+    from models import bench as benches
     from models import train as training
+    from models.backtest import stream
+    from models.contenders import BASELINES
     from streaming.commands.train import print_table, progress_bar
 
     try:
-        bench = bench_of.load(directory)
+        bench = benches.load(directory)
         recipe = Recipe.for_spec(bench.spec, iterations=iterations, seed=seed)
         known = bench.panel.until(bench.cutoffs[0] + 1)
         with progress_bar("training", iterations, console) as update:
@@ -48,10 +52,11 @@ def backtest(
                 [known], bench.spec, recipe, name="lstm", horizon=bench.horizon, progress=lambda look: update(look.iteration)
             )
         with progress_bar("forecasting", bench.cutoffs[-1] + 1, console) as update:
-            scored = bench_of.stream(bench, artefact, lambda done, _: update(done))
+            forecasts = stream(bench, artefact, lambda done, _: update(done))
         out.parent.mkdir(parents=True, exist_ok=True)
-        bench_of.external(bench, scored).to_parquet(out, index=False)
-        rows = {"lstm": bench_of.score(bench, scored), **bench_of.baseline_table(bench)}
+        benches.external(bench, forecasts).to_parquet(out, index=False)
+        answers = {"lstm": forecasts, **{name: contender(bench, benches.no_progress) for name, contender in BASELINES.items()}}
+        rows = {name: benches.score(bench, answer) for name, answer in answers.items()}
     except (UnusableData, OSError) as error:
         raise UserError(f"cannot backtest {directory}: {error}") from error
     print_table(f"{directory}, {len(bench.cutoffs)} cut-offs, {len(bench.panel.product_ids):,} products", rows, console)

@@ -144,7 +144,9 @@ def _train(panels: "dict[str, Panel]", spec: "FeatureSpec", recipe: "Recipe", na
     from dataclasses import replace
 
     from models import train as training
-    from models.backtest import baseline_table, of_panel, score, stream
+    from models.backtest import stream
+    from models.bench import no_progress, of_panel, score
+    from models.contenders import BASELINES
     from models.seasons import DAY_MS
 
     kept = held_back * DAY_MS // spec.step_ms
@@ -166,7 +168,9 @@ def _train(panels: "dict[str, Panel]", spec: "FeatureSpec", recipe: "Recipe", na
     for source, panel in panels.items():
         bench = of_panel(panel, spec, artefact.horizon, panel.columns - kept)
         with progress_bar(f"test on {source}", bench.cutoffs[-1] + 1, console) as update:
-            tables[source] = {name: score(bench, stream(bench, artefact, lambda done, _: update(done))), **baseline_table(bench)}
+            answers = {name: stream(bench, artefact, lambda done, _: update(done))}
+        answers |= {rival: contender(bench, no_progress) for rival, contender in BASELINES.items()}
+        tables[source] = {model: score(bench, answer) for model, answer in answers.items()}
         print_table(f"newest {held_back} days of {source}, {len(bench.cutoffs)} cut-offs", tables[source], console)
     return replace(artefact, backtest=tables)
 

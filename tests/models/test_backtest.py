@@ -10,7 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from models import backtest
+from models import bench as benches
 from models.artefact import Artefact
+from models.bench import BacktestForecasts, no_progress
+from models.contenders import BASELINES
 from models.dataset import UnusableData
 from models.features import FeatureSpec
 from models.nowcast import NowcastRule
@@ -49,17 +52,17 @@ def untrained(spec: FeatureSpec) -> Artefact:
     ("freq", "season", "periods"), [("D", 7, (7,)), ("h", 24, (24, 168)), ("30min", 48, (48, 336)), ("W-SUN", 1, ()), ("MS", 1, ())]
 )
 def test_any_frequency(tmp_path: Path, freq: str, season: int, periods: tuple[int, ...]) -> None:
-    bench = backtest.load(write_bench(tmp_path / "bench", freq, season))
+    bench = benches.load(write_bench(tmp_path / "bench", freq, season))
     assert bench.spec.periods == periods
     scored = backtest.stream(bench, untrained(bench.spec))
-    frame = backtest.external(bench, scored)
-    assert np.isfinite(list(backtest.score(bench, scored).values())).all()
+    frame = benches.external(bench, scored)
+    assert np.isfinite(list(benches.score(bench, scored).values())).all()
     truth = pd.read_parquet(tmp_path / "bench" / "panel.parquet")
     assert len(frame.merge(truth, on=["unique_id", "ds"])) == len(frame) == 3 * 8 * 14
 
 
 def test_forecasts_do_not_see_the_future(tmp_path: Path) -> None:
-    bench = backtest.load(write_bench(tmp_path / "bench"))
+    bench = benches.load(write_bench(tmp_path / "bench"))
     model = untrained(bench.spec)
     before = backtest.stream(bench, model)
     changed = bench.panel.demand.copy()
@@ -70,13 +73,12 @@ def test_forecasts_do_not_see_the_future(tmp_path: Path) -> None:
 
 
 def test_scores_are_those_of_the_forecasts(tmp_path: Path) -> None:
-    bench = backtest.load(write_bench(tmp_path / "bench"))
+    bench = benches.load(write_bench(tmp_path / "bench"))
     perfect = np.stack([bench.panel.demand[:, c + 1 : c + 15, 0] for c in bench.cutoffs]).astype(np.float64)
-    row = backtest.score(bench, backtest.Scored(perfect, dict.fromkeys((0.1, 0.5, 0.9), perfect)))
+    row = benches.score(bench, BacktestForecasts(perfect, dict.fromkeys(LEVELS, perfect)))
     assert row["MWQL"] == row["RMSSE"] == 0
-    simple = backtest.baseline_table(bench)
-    assert set(simple) == {"28-day mean", "seasonal naive"}
-    assert all(0 < row["MWQL"] < 2 for row in simple.values())
+    for contender in BASELINES.values():
+        assert 0 < benches.score(bench, contender(bench, no_progress))["MWQL"] < 2
 
 
 @pytest.mark.parametrize(
@@ -92,7 +94,7 @@ def test_an_unusable_bench_says_why(tmp_path: Path, change: dict[str, object], s
     plan = json.loads((bench / "cutoffs.json").read_text())
     (bench / "cutoffs.json").write_text(json.dumps(plan | change))
     with pytest.raises(UnusableData, match=says):
-        backtest.load(bench)
+        benches.load(bench)
 
 
 def test_the_command_writes_what_benches_read(tmp_path: Path) -> None:
@@ -101,7 +103,7 @@ def test_the_command_writes_what_benches_read(tmp_path: Path) -> None:
     done = CliRunner().invoke(build(), ["backtest", str(bench), "--out", str(out), "--iterations", "3"], env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
     frame = pd.read_parquet(out)
-    assert list(frame.columns) == ["unique_id", "cutoff", "ds", "mean", "q10", "q50", "q90"]
+    assert list(frame.columns) == ["unique_id", "cutoff", "ds", "mean", "q10", "q25", "q50", "q75", "q90"]
     assert (frame["q10"] <= frame["q50"]).all()
     assert (frame["q50"] <= frame["q90"]).all()
     assert "seasonal naive" in done.output

@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import baselines, metrics
-from models.seasons import DAY_MS
+from models import metrics
+from models.bench import no_progress
+from models.contenders import simple
 from tests.models import model_oracles
+from tests.models.benches import daily_bench
 
 numbers = st.floats(0, 1e3)
 
@@ -39,20 +41,17 @@ def test_by_hand() -> None:
 
 
 def test_window_mean_ignores_what_was_before_the_product() -> None:
-    history = np.array([[np.nan, np.nan, 2.0, 4.0], [1.0, 1.0, 1.0, 1.0]])
-    mean, quantiles = baselines.window_mean(history, 3, DAY_MS)
-    assert mean.tolist() == [[3.0] * 3, [1.0] * 3]
-    assert quantiles[0.5][0].tolist() == [3.0] * 3
+    forecasts = simple.window_mean(daily_bench([[1.0, 1.0, 1.0, 1.0], [np.nan, np.nan, 2.0, 4.0]], 3), no_progress)
+    assert forecasts.mean[0].tolist() == [[1.0] * 3, [3.0] * 3]
+    assert forecasts.quantiles[0.5][0, 1].tolist() == [3.0] * 3
 
 
 def test_seasonal_naive_repeats_the_season() -> None:
-    history = np.array([[1.0, 2.0, 3.0, 1.0, 2.0, 3.0]])
-    mean, quantiles = baselines.seasonal_naive(history, 5, 3)
-    assert mean.tolist() == [[1, 2, 3, 1, 2]]
-    assert all((q == mean).all() for q in quantiles.values())
+    forecasts = simple.seasonal_naive(daily_bench([[1.0, 2.0, 3.0, 1.0, 2.0, 3.0]], 5, season=3), no_progress)
+    assert forecasts.mean[0].tolist() == [[1, 2, 3, 1, 2]]
+    assert all((q == forecasts.mean).all() for q in forecasts.quantiles.values())
 
 
 def test_seasonal_naive_of_less_than_a_season() -> None:
-    mean, _ = baselines.seasonal_naive(np.array([[5.0, 6.0]]), 4, 7)
-    assert mean.shape == (1, 4)
-    assert np.isfinite(mean).all()
+    forecasts = simple.seasonal_naive(daily_bench([[5.0, 6.0]], 4), no_progress)
+    assert np.isfinite(forecasts.mean).all()

@@ -1,0 +1,154 @@
+"""A rolling-origin bench: what is to be forecast, from which cut-offs, what models answered, and how well.
+
+A model of any kind is a `Contender`: a function of the bench. It may fit itself on the columns up to the first cut-off; of a later
+cut-off's newer columns it may only read what lies before that cut-off.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from models import metrics
+from models.dataset import Panel, UnusableData, panel
+from models.features import FeatureSpec
+
+Floats = npt.NDArray[np.floating]
+
+_PANEL: Final = "panel.parquet"
+_CUTOFFS: Final = "cutoffs.json"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is to be forecast: a panel beyond the last cut-off, its dates, and the columns of the cut-offs."""
+
+    panel: Panel
+    spec: FeatureSpec
+    dates: Any  # pandas.DatetimeIndex, one a column
+    cutoffs: tuple[int, ...]  # the last column known, rising
+    horizon: int
+    season: int
+
+    def history(self, cutoff: int) -> Floats:
+        """Demand up to a cut-off of the products born by then, (alive, cutoff + 1); NaN before a product is born."""
+        alive = self.alive(cutoff)
+        known = self.panel.demand[:alive, : cutoff + 1, 0]
+        return np.where(np.arange(cutoff + 1) >= self.panel.born[:alive, None], known, np.nan)
+
+    def alive(self, cutoff: int) -> int:
+        """How many products are born by a cut-off; they are the first ones of the panel."""
+        return int(np.searchsorted(self.panel.born, cutoff, side="right"))
+
+
+@dataclass(frozen=True)
+class BacktestForecasts:
+    """Forecasts of one model for all cut-offs; NaN for products that are not born yet."""
+
+    mean: Floats  # (cutoffs, products, horizon)
+    quantiles: dict[float, Floats]  # by metrics.LEVELS: (cutoffs, products, horizon)
+    sums: dict[int, dict[float, Floats]] = field(default_factory=dict)  # by steps, then level: quantiles of sums, (cutoffs, products)
+
+    @classmethod
+    def nothing(cls, bench: Bench) -> "BacktestForecasts":
+        """All NaN, to be filled."""
+        shape = (len(bench.cutoffs), len(bench.panel.product_ids), bench.horizon)
+        return cls(np.full(shape, np.nan), {level: np.full(shape, np.nan) for level in metrics.LEVELS})
+
+
+Progress = Callable[[int, int], None]  # done, of
+
+
+def no_progress(done: int, of: int) -> None:
+    """For those who do not look."""
+
+
+Contender = Callable[[Bench, Progress], BacktestForecasts]
+
+
+def load(directory: Path) -> Bench:
+    """A directory of `panel.parquet` (`unique_id, ds, y`, any `hist_…`) and `cutoffs.json`. Raises UnusableData."""
+    try:
+        frame = pd.read_parquet(directory / _PANEL)
+        plan = json.loads((directory / _CUTOFFS).read_text(encoding="utf-8"))
+        cutoffs = pd.to_datetime(plan["cutoffs"])
+        horizon, season, freq = int(plan["horizon"]), int(plan["season"]), str(plan["freq"])
+        ids, dates = frame["unique_id"].astype(str), pd.to_datetime(frame["ds"])
+        every = pd.date_range(dates.min(), dates.max(), freq=freq)
+    except FileNotFoundError as error:
+        raise UnusableData(f"{error.filename} is missing; DIR must hold {_PANEL} and {_CUTOFFS}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UnusableData(f"{directory} cannot be read as a bench ({error!r})") from error
+    column = every.get_indexer(dates)
+    at = every.get_indexer(cutoffs)
+    if (column < 0).any() or (at < 0).any() or len(every) < 2:
+        raise UnusableData(f"dates of {_PANEL} or {_CUTOFFS} are not on the grid of frequency {freq!r} that begins at {dates.min()}")
+    streams = [name for name in frame.columns if name.startswith("hist_")]
+    # Calendar units vary in length; the usual one decides which features suit.
+    step_ms = int(np.median(np.diff(every.as_unit("ms").asi8)))
+    spec = FeatureSpec.for_step(step_ms, streams)
+    names, product = np.unique(ids.to_numpy(str), return_inverse=True)
+    first = int(every[0].as_unit("ms").value) // step_ms
+    values = frame[["y", *streams]].fillna(0).to_numpy(np.float64)
+    whole = panel(names.tolist(), product, column.astype(np.int64) + first, values, first + len(every), spec.timezone)
+    return Bench(whole, spec, every, tuple(sorted(int(cutoff) for cutoff in at)), horizon, season)
+
+
+def of_panel(source: Panel, spec: FeatureSpec, horizon: int, known: int, cutoffs: int = 4) -> Bench:
+    """A bench of the columns of a panel after the first `known`: as many cut-offs, evenly spread, as far as the horizon lets them."""
+    last = source.columns - horizon - 1
+    if last < known - 1:
+        raise UnusableData(f"{source.columns - known} steps are too few to test a horizon of {horizon} on")
+    at = np.unique(np.linspace(known - 1, last, cutoffs).round().astype(int))
+    spec = replace(spec, timezone=source.timezone)
+    season = max((period for period in spec.periods if period <= 24), default=1)
+    start = pd.Timestamp(source.first_step * spec.step_ms, unit="ms")
+    dates = pd.date_range(start, periods=source.columns, freq=pd.Timedelta(spec.step_ms, unit="ms"))
+    return Bench(source, spec, dates, tuple(at.tolist()), horizon, season)
+
+
+def score(bench: Bench, forecasts: BacktestForecasts) -> dict[str, float]:
+    """`metrics.table_row` over all products born by the cut-off."""
+    truth, naive, alive = [], [], []
+    for cutoff in bench.cutoffs:
+        if cutoff + bench.horizon >= bench.panel.columns:
+            raise UnusableData("the panel ends before the last cut-off's horizon: nothing to score against")
+        truth.append(bench.panel.demand[:, cutoff + 1 : cutoff + 1 + bench.horizon, 0])
+        alive.append(bench.panel.born <= cutoff)
+        naive.append(_squared_change(bench, cutoff))
+    known = np.stack(alive)
+    quantiles = {level: values[known] for level, values in forecasts.quantiles.items()}
+    return metrics.table_row(np.stack(truth)[known].astype(np.float64), forecasts.mean[known], quantiles, np.stack(naive)[known])
+
+
+def _squared_change(bench: Bench, cutoff: int) -> Floats:
+    """Mean squared step-to-step change since each product's first sale, (products,); 0 where there is none."""
+    history = bench.panel.demand[:, : cutoff + 1, 0].astype(np.float64)
+    started = np.maximum.accumulate(history > 0, axis=1)[:, :-1]
+    squared = np.diff(history, axis=1) ** 2 * started
+    return np.asarray(squared.sum(axis=1) / np.maximum(started.sum(axis=1), 1))
+
+
+def external(bench: Bench, forecasts: BacktestForecasts) -> Any:
+    """A pandas frame (`unique_id, cutoff, ds, mean, q10, q25, q50, q75, q90`) of the forecasts, for other benches' tables."""
+    k, n, horizon = forecasts.mean.shape
+    dates = [_dates_after(bench, cutoff) for cutoff in bench.cutoffs]
+    return pd.DataFrame(
+        {
+            "unique_id": np.tile(np.repeat(bench.panel.product_ids, horizon), k),
+            "cutoff": np.repeat(bench.dates[list(bench.cutoffs)], n * horizon),
+            "ds": np.concatenate([np.tile(after, n) for after in dates]),
+            "mean": forecasts.mean.ravel(),
+            **{f"q{round(level * 100)}": values.ravel() for level, values in forecasts.quantiles.items()},
+        }
+    ).dropna()
+
+
+def _dates_after(bench: Bench, cutoff: int) -> Any:
+    whole = pd.date_range(bench.dates[0], periods=cutoff + 1 + bench.horizon, freq=bench.dates.freq)
+    return whole[cutoff + 1 :]
