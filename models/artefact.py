@@ -135,7 +135,7 @@ def _read_configuration(directory: Path) -> dict[str, Any]:
 
 
 def _expected_shapes(spec: FeatureSpec, levels: int, hidden: int, width: int) -> dict[str, tuple[int, ...]]:
-    sizes = Sizes(spec.n_encoder_inputs, spec.n_decoder_inputs, levels, hidden, width)
+    sizes = Sizes(spec.n_encoder_inputs, spec.n_decoder_inputs, levels, hidden, width, len(spec.covariates))
     return {**{f"profile.{period}": (period,) for period in spec.periods}, **shapes(sizes)}
 
 

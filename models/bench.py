@@ -72,7 +72,7 @@ Contender = Callable[[Bench, Progress], BacktestForecasts]
 
 
 def load(directory: Path) -> Bench:
-    """A directory of `panel.parquet` (`unique_id, ds, y`, any `hist_…`) and `cutoffs.json`. Raises UnusableData."""
+    """A directory of `panel.parquet` (`unique_id, ds, y`, any `hist_…` and `futr_…`) and `cutoffs.json`. Raises UnusableData."""
     try:
         frame = pd.read_parquet(directory / _PANEL)
         plan = json.loads((directory / _CUTOFFS).read_text(encoding="utf-8"))
@@ -91,12 +91,25 @@ def load(directory: Path) -> Bench:
     streams = [name for name in frame.columns if name.startswith("hist_")]
     # Calendar units vary in length; the usual one decides which features suit.
     step_ms = int(np.median(np.diff(every.as_unit("ms").asi8)))
-    spec = FeatureSpec.for_step(step_ms, streams)
+    known_ahead = [name for name in frame.columns if name.startswith("futr_")]
+    spec = FeatureSpec.for_step(step_ms, streams, covariates=known_ahead)
     names, product = np.unique(ids.to_numpy(str), return_inverse=True)
     first = int(every[0].as_unit("ms").value) // step_ms
     values = frame[["y", *streams]].fillna(0).to_numpy(np.float64)
     whole = panel(names.tolist(), product, column.astype(np.int64) + first, values, first + len(every), spec.timezone)
+    if known_ahead:
+        whole = replace(whole, covariates=_covariates(whole, names, product, column, frame[known_ahead].to_numpy(np.float32)))
     return Bench(whole, spec, every, tuple(sorted(int(cutoff) for cutoff in at)), horizon, season)
+
+
+def _covariates(whole: Panel, names: Any, product: Any, column: Any, values: Any) -> npt.NDArray[np.float32]:
+    """(n, columns, covariates) in the order of the panel; NaN where the frame has no row."""
+    place = {name: i for i, name in enumerate(whole.product_ids)}
+    row = np.array([place.get(name, -1) for name in names])[product]
+    kept = row >= 0
+    out = np.full((len(whole.product_ids), whole.columns, values.shape[1]), np.nan, np.float32)
+    out[row[kept], column[kept]] = values[kept]
+    return out
 
 
 def of_panel(source: Panel, spec: FeatureSpec, horizon: int, known: int, cutoffs: int = 4) -> Bench:

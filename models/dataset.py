@@ -31,6 +31,7 @@ class Panel:
     born: I64  # (n,) column of each product's first step, rising
     demand: F32  # (n, columns, 1 + streams) natural units; 0 before a product is born
     timezone: str
+    covariates: F32 | None = None  # (n, columns, covariates) known-future ones, NaN: as the step before; None: there are none
 
     @property
     def columns(self) -> int:
@@ -40,19 +41,23 @@ class Panel:
     def fingerprint(self) -> str:
         """16 hexadecimal digits over all values."""
         sha = hashlib.sha256(repr((self.product_ids, self.first_step, self.timezone)).encode())
-        for array in (self.born, self.demand):
+        for array in (self.born, self.demand, *([] if self.covariates is None else [self.covariates])):
             sha.update(np.ascontiguousarray(array).tobytes())
         return sha.hexdigest()[:16]
 
     def only(self, chosen: npt.ArrayLike) -> "Panel":
         """The panel of the products at these indices, which stay in order of birth."""
         order = np.sort(np.asarray(chosen, np.int64))
-        return Panel(tuple(self.product_ids[i] for i in order), self.first_step, self.born[order], self.demand[order], self.timezone)
+        covariates = None if self.covariates is None else self.covariates[order]
+        ids = tuple(self.product_ids[i] for i in order)
+        return Panel(ids, self.first_step, self.born[order], self.demand[order], self.timezone, covariates)
 
     def until(self, columns: int) -> "Panel":
         """The first `columns` steps, and the products born in them."""
         alive = int(np.searchsorted(self.born, columns))
-        return Panel(self.product_ids[:alive], self.first_step, self.born[:alive], self.demand[:alive, :columns], self.timezone)
+        covariates = None if self.covariates is None else self.covariates[:alive, :columns]
+        demand = self.demand[:alive, :columns]
+        return Panel(self.product_ids[:alive], self.first_step, self.born[:alive], demand, self.timezone, covariates)
 
 
 def panel(
@@ -168,12 +173,14 @@ class Encoded:
     slots: tuple[F32, ...]  # (n, columns + 1) for each period: the profile's slot that the column changed, after it; the last is 0
     coming: tuple[npt.NDArray[np.int32], ...]  # (columns, period): column that last changed the slot of each coming step, or the last
     demand_before: npt.NDArray[np.float64]  # (n, columns + 1) sums of demand
+    covariates: F32  # (n, columns + longest, covariates) beyond the panel the last ones go on
+    usual: F32  # (n, columns - start, covariates)
     season: Season  # of the columns and of what targets after the last one may need
 
     def decoder_inputs(self, product: I64, column: I64, horizon: int, lengths: I64) -> F32:
         """What `targets.decoder_inputs` gives for these products after these columns, (n,); equal to the bit."""
         orders = [coming[column] for coming in self.coming]
-        at = column[:, None]
+        at, here = column[:, None], column - self.start
         steps = np.arange(1, horizon + 1)
         waves, before = self.season.waves, self.season.waves_before
         upcoming = targets.Upcoming(
@@ -184,8 +191,10 @@ class Encoded:
             ),
             waves=waves[at + steps],
             sum_waves=((before[at + 1 + lengths] - before[at + 1]) / lengths[..., None]).astype(np.float32),
+            covariates=self.covariates[product[:, None], at + 1 + np.arange(self.covariates.shape[1] - self.panel.columns)],
+            usual=self.usual[product, here],
+            now=self.covariates[product, column],
         )
-        here = column - self.start
         return targets.rows(horizon, horizon, lengths, upcoming, self.scale[product, here], self.age[product, here])
 
 
@@ -200,6 +209,8 @@ def encode(source: Panel, spec: FeatureSpec, profiles: tuple[F32, ...], longest:
     inputs = np.full((n, columns - start, spec.n_encoder_inputs), np.nan, np.float32)
     scale, age = np.ones((n, columns - start), np.float32), np.zeros((n, columns - start), np.float32)
     slots = tuple(np.zeros((n, columns + 1), np.float32) for _ in spec.periods)
+    covariates = _filled(source, longest)
+    usual = np.zeros((n, columns - start, covariates.shape[-1]), np.float32)
     reach = columns + max(longest, *spec.periods, 1) + 1
     whole = season(source.first_step, reach, step_ms=spec.step_ms, periods=spec.periods, timezone=spec.timezone)
     spans = layout(spec).profiles
@@ -209,7 +220,7 @@ def encode(source: Panel, spec: FeatureSpec, profiles: tuple[F32, ...], longest:
             continue
         view = state[:alive]
         step = np.full(alive, source.first_step + column, np.int64)
-        rows.advance(spec, view, np.ascontiguousarray(source.demand[:alive, column]), step, out=view)
+        rows.advance(spec, view, np.ascontiguousarray(source.demand[:alive, column]), step, out=view, covariates=covariates[:alive, column])
         for slot, span, phase in zip(slots, spans, whole.phases, strict=True):
             slot[:alive, column] = view[:, span.start + phase[column]]
         if column >= start:
@@ -217,10 +228,21 @@ def encode(source: Panel, spec: FeatureSpec, profiles: tuple[F32, ...], longest:
             inputs[:alive, here] = rows.encoder_inputs(spec, view, step, profiles)
             scale[:alive, here] = rows.scales(spec, view)
             age[:alive, here] = rows.ages(spec, view)
+            usual[:alive, here] = rows.covariates(spec, view)[0]
     coming = tuple(_coming(phase, period, columns) for phase, period in zip(whole.phases, spec.periods, strict=True))
     before = np.zeros((n, columns + 1))
     np.cumsum(source.demand[..., 0], axis=1, dtype=np.float64, out=before[:, 1:])
-    return Encoded(source, spec, profiles, start, inputs, scale, age, slots, coming, before, whole)
+    return Encoded(source, spec, profiles, start, inputs, scale, age, slots, coming, before, covariates, usual, whole)
+
+
+def _filled(source: Panel, beyond: int) -> F32:
+    """The panel's covariates and `beyond` more columns, (n, columns + beyond, covariates): each holds until the next is known; 0 before the first."""
+    n, columns = source.demand.shape[:2]
+    if source.covariates is None:
+        return np.zeros((n, columns + beyond, 0), np.float32)
+    k = source.covariates.shape[2]
+    unknown = np.full((n, beyond, k), np.nan, np.float32)
+    return rows.held(np.concatenate([source.covariates, unknown], axis=1), np.zeros((n, k), np.float32))
 
 
 def _coming(phase: I64, period: int, columns: int) -> npt.NDArray[np.int32]:

@@ -47,9 +47,10 @@ class FeatureSpec:
     periods: tuple[int, ...]  # of the seasonal profiles, in steps
     timezone: str  # the shop's, for hours and weekdays
     recent: int = 72  # newest demands kept as they were
+    covariates: tuple[str, ...] = ()  # whose future is known: prices, promotions, opening days
 
     @classmethod
-    def for_step(cls, step_ms: int, streams: Sequence[str], timezone: str = "UTC") -> Self:
+    def for_step(cls, step_ms: int, streams: Sequence[str], timezone: str = "UTC", covariates: Sequence[str] = ()) -> Self:
         """The specification that suits a step of this length.
 
         >>> FeatureSpec.for_step(HOUR_MS, ("orders",)).periods
@@ -64,7 +65,7 @@ class FeatureSpec:
         candidates = (DAY_MS / step_ms, 7 * DAY_MS / step_ms)
         periods = tuple(int(p) for p in candidates if p.is_integer() and 1 < p <= _LONGEST_PERIOD)
         short = half_lives[1:4]
-        return cls(step_ms, tuple(streams), half_lives, (short[0], short[1], short[2]), periods, timezone)
+        return cls(step_ms, tuple(streams), half_lives, (short[0], short[1], short[2]), periods, timezone, covariates=tuple(covariates))
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
@@ -78,6 +79,7 @@ class FeatureSpec:
             periods=tuple(map(int, fields["periods"])),
             timezone=str(fields["timezone"]),
             recent=int(fields["recent"]),
+            covariates=tuple(map(str, fields["covariates"])),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -95,11 +97,11 @@ class FeatureSpec:
 
     @property
     def n_encoder_inputs(self) -> int:
-        return 11 + 2 * len(self.periods) + 4 * len(self.streams) + n_encoder_waves(self.step_ms)
+        return 11 + 2 * len(self.periods) + 4 * len(self.streams) + n_encoder_waves(self.step_ms) + 2 * len(self.covariates)
 
     @property
     def n_decoder_inputs(self) -> int:
-        return 2 * len(self.periods) + 3 + n_waves(self.step_ms)
+        return 2 * len(self.periods) + 3 + n_waves(self.step_ms) + 3 * len(self.covariates)
 
     def season(self, first: int, n: int) -> Season:
         """Phases and waves of the steps `first .. first + n - 1`; short spans are remembered."""
@@ -118,6 +120,8 @@ class Layout:
     levels: slice  # (half_lives,) EWMAs of demand, not yet divided by the sum of their weights
     streams: slice  # (streams x 3) EWMAs of the streams, likewise; a stream's three lie together
     last: slice  # (streams,) their newest values
+    usual: slice  # (covariates,) EWMAs by the streams' longest half-life, likewise
+    now: slice  # (covariates,) their newest values
     since: int  # steps since the last sale
     age: int  # observed steps; the sums of weights and the visits of a profile's slots follow from it
     head: slice
@@ -129,10 +133,11 @@ class Layout:
 @lru_cache(maxsize=64)
 def layout(spec: FeatureSpec) -> Layout:
     """Where things lie in a row of `spec`."""
-    starts = np.cumsum([0, len(spec.half_lives), 3 * len(spec.streams), len(spec.streams), 1, 1, *spec.periods, spec.recent]).tolist()
+    s, k = len(spec.streams), len(spec.covariates)
+    starts = np.cumsum([0, len(spec.half_lives), 3 * s, s, k, k, 1, 1, *spec.periods, spec.recent]).tolist()
     spans = [slice(a, b) for a, b in itertools.pairwise(starts)]
-    levels, streams, last, since, age, *profiles, recent = spans
-    return Layout(levels, streams, last, since.start, age.start, slice(0, age.stop), tuple(profiles), recent, starts[-1])
+    levels, streams, last, usual, now, since, age, *profiles, recent = spans
+    return Layout(levels, streams, last, usual, now, since.start, age.start, slice(0, age.stop), tuple(profiles), recent, starts[-1])
 
 
 @lru_cache(maxsize=64)
@@ -153,11 +158,12 @@ def fresh(spec: FeatureSpec, n: int) -> F32:
     return rows
 
 
-def advance(spec: FeatureSpec, rows: F32, demand: F32, step: I64, out: F32 | None = None) -> F32:
+def advance(spec: FeatureSpec, rows: F32, demand: F32, step: I64, out: F32 | None = None, covariates: F32 | None = None) -> F32:
     """Rows, (n, size), after each product consumed step `step[i]`: written to `out`, which may be `rows`, else to a new array.
 
     `demand`, (n, 1 + streams), are the step's units and streams in natural units. Units of NaN mean that nothing is known of
-    the step (a gap): the product does not age. Negative units (corrections) count as none.
+    the step (a gap): the product does not age. Negative units (corrections) count as none. `covariates`, (n, covariates), are the
+    step's; where they are NaN, or not given, those of the step before still hold.
     """
     where = layout(spec)
     n_levels = len(spec.half_lives)
@@ -171,6 +177,9 @@ def advance(spec: FeatureSpec, rows: F32, demand: F32, step: I64, out: F32 | Non
         means = head[where.streams][3 * s : 3 * s + 3]
         means += gate[n_levels:] * (values - means)
         head[where.last][s] = np.where(observed, values, head[where.last][s])
+    if covariates is not None:
+        head[where.now] = np.where(np.isfinite(covariates.T), covariates.T, head[where.now])
+    head[where.usual] += gate[-1] * (head[where.now] - head[where.usual])
     visits = head[where.age].copy()
     silent = np.minimum(head[where.since] + observed, LONGEST_SILENCE)
     head[where.since] = np.where(units > 0, 0, silent)
@@ -223,6 +232,26 @@ def _means(spec: FeatureSpec, head: F32) -> tuple[F32, list[F32]]:
     return head[where.levels] / total[:n_levels], [streams[3 * s : 3 * s + 3] / total[n_levels:] for s in range(len(spec.streams))]
 
 
+def covariates(spec: FeatureSpec, rows: F32) -> tuple[F32, F32]:
+    """Each covariate's usual value (an EWMA) and its newest one, (n, covariates) each."""
+    where = layout(spec)
+    _, sums = _weights(spec)
+    age = np.fmin(np.fmax(rows[:, where.age], 0), _WEIGHT_TABLE_ROWS - 1).astype(np.int64)
+    return rows[:, where.usual] / sums[-1, age][:, None], rows[:, where.now]
+
+
+def held(values: F32, before: F32) -> F32:
+    """Covariates of consecutive steps, (n, steps, covariates), where NaN means "as the step before"; `before`, (n, covariates), are the first one's.
+
+    >>> held(np.float32([[[np.nan], [2], [np.nan]]]), np.float32([[1]])).ravel().tolist()
+    [1.0, 2.0, 2.0]
+    """
+    whole = np.concatenate([before[:, None], values], axis=1)
+    newest = np.where(np.isfinite(whole), np.arange(whole.shape[1])[:, None], 0)
+    np.maximum.accumulate(newest, axis=1, out=newest)
+    return np.take_along_axis(whole, newest, axis=1)[:, 1:]
+
+
 def _scale(levels: F32) -> F32:
     # ACCURACY: an adaptive mean, mostly slow, never 0; a new product's first sale moves all levels, so it adapts at once.
     scale: F32 = levels[-2] * np.float32(0.7) + levels[-3] * np.float32(0.3) + np.float32(0.02)
@@ -268,7 +297,11 @@ def encoder_inputs(spec: FeatureSpec, rows: F32, step: I64, profiles: Sequence[F
     steps, inverse = distinct(step)
     n_waves_seen = n_encoder_waves(spec.step_ms)
     waves = np.array([spec.season(int(s), 1).waves[0, :n_waves_seen] for s in steps], np.float32).reshape(-1, n_waves_seen)
-    columns[n_ratios + 2 :] = waves.T[:, inverse]
+    end = n_ratios + 2 + n_waves_seen
+    columns[n_ratios + 2 : end] = waves.T[:, inverse]
+    usual, now = covariates(spec, rows)
+    columns[end : end + now.shape[1]] = now.T
+    columns[end + now.shape[1] :] = (now - usual).T
     return np.ascontiguousarray(columns.T)
 
 

@@ -79,14 +79,17 @@ class Forecaster:
         """Features, (n, feature_size), and state, (n, state_size), of products that nothing is known of."""
         return rows.fresh(self.spec, n), np.zeros((n, self.state_size), np.float32)
 
-    def advance(self, features: F32, state: F32, demand: F32, step: I64, *, in_place: bool = False) -> tuple[F32, F32]:
+    def advance(
+        self, features: F32, state: F32, demand: F32, step: I64, *, covariates: F32 | None = None, in_place: bool = False
+    ) -> tuple[F32, F32]:
         """Features and state after each product consumed step `step[i]`, shape (n,), the one after the step it consumed last.
 
         `demand`: (n, 1 + streams) natural units: demand, then `spec.streams`; units of NaN: a gap (see `features.advance`).
-        `in_place`: write into `features` and `state`, which are then the result; about twice as fast for thousands of products.
+        `covariates`: (n, covariates) of the step, if any. `in_place`: write into `features` and `state`, which are then the
+        result; about twice as fast for thousands of products.
         """
         self._check(len(step), features=features, state=state, demand=demand)
-        new_features = rows.advance(self.spec, features, demand, step, out=features if in_place else None)
+        new_features = rows.advance(self.spec, features, demand, step, out=features if in_place else None, covariates=covariates)
         new_state = state if in_place else np.empty_like(state)
         inputs = rows.encoder_inputs(self.spec, new_features, step, self.artefact.profiles)
         for part, size in _batches(len(step)):
@@ -106,29 +109,32 @@ class Forecaster:
             mean[part] = self._decode_next(*batch)[: part.stop - part.start]
         return mean
 
-    def read_out(self, features: F32, state: F32, step: I64, running: F32, elapsed: F32, sums: I64) -> Forecasts:
+    def read_out(
+        self, features: F32, state: F32, step: I64, running: F32, elapsed: F32, sums: I64, *, ahead: F32 | None = None
+    ) -> Forecasts:
         """Forecasts of the `horizon` steps after `step`, shape (n,), and of the sums of as many steps as `sums`, (k,) or (n, k), says.
 
         `running`: (n, 1 + streams) demand and streams seen so far in step `step + 1`; `elapsed`: (n,) share of it that has passed.
-        Zeros in both give the plain forecast. Raises ValueError on a sum longer than `longest_sum`.
+        Zeros in both give the plain forecast. `ahead`: (n, span, covariates) of the coming steps, see `targets.decoder_inputs`.
+        Raises ValueError on a sum longer than `longest_sum`.
         """
         n = len(step)
         self._check(n, features=features, state=state, demand=running)
         lengths = np.broadcast_to(np.asarray(sums, np.int64), (n, np.shape(sums)[-1]))
         if lengths.size and not 1 <= lengths.min() <= lengths.max() <= self.longest_sum:
             raise ValueError(f"sums must span 1 to {self.longest_sum} steps, not {lengths.min()} to {lengths.max()}")
-        decoded = self._read(features, state, step, lengths)
+        decoded = self._read(features, state, step, lengths, ahead)
         observed = np.maximum(running[:, 0], 0)
         return nowcast.nowcast(self.artefact.nowcast, decoded, self.horizon, lengths, observed, np.clip(elapsed, 0, 1).astype(np.float32))
 
-    def _read(self, features: F32, state: F32, step: I64, lengths: I64) -> tuple[F32, F32]:
+    def _read(self, features: F32, state: F32, step: I64, lengths: I64, ahead: F32 | None) -> tuple[F32, F32]:
         """Decoded mean, (n, horizon + sums), and quantiles, (n, horizon + sums, levels), of whole targets, never below 0."""
         n, k = lengths.shape
         asked = np.ones((n, max(-(-k // SUMS), 1) * SUMS), np.int64)
         asked[:, :k] = lengths
         inputs = rows.encoder_inputs(self.spec, features, step, self.artefact.profiles)
         scale = rows.scales(self.spec, features)
-        wanted = targets.decoder_inputs(self.spec, features, step, self.horizon, asked, self.artefact.profiles)
+        wanted = targets.decoder_inputs(self.spec, features, step, self.horizon, asked, self.artefact.profiles, ahead=ahead)
         mean = np.empty((n, self.horizon + k), np.float32)
         quantiles = np.empty((n, self.horizon + k, len(self.levels)), np.float32)
         for part, size in _batches(n):

@@ -65,6 +65,7 @@ def decode(
     cumulated positive increments, so they rise.
     """
     context = ops.matmul(ops.concatenate([_layer_norm(weights, h), normalised(weights, inputs)], axis=-1), weights["context.kernel"])
+    rows = _with_normalised_covariates(weights, rows)
     z = _silu((context + weights["context.bias"])[:, None] + ops.matmul(rows, weights["target.kernel"]) + weights["target.bias"])
     z = z + _silu(ops.matmul(drop(z), weights["inner.kernel"]) + weights["inner.bias"])
     z = drop(z)
@@ -76,6 +77,14 @@ def decode(
     mean = ops.exp(level + ops.clip(out[..., 0], -4.0, 4.0)) * scale[:, None] + _LEAST_MEAN
     rising = ops.cumsum(ops.softplus(out[..., 1:]), axis=-1) - _BELOW_ZERO
     return mean, rising * ops.exp(_SPREAD_POWER * level)[..., None] * scale[:, None, None]
+
+
+def _with_normalised_covariates(weights: Weights, rows: Tensor) -> Tensor:
+    n = weights["covariate.mean"].shape[0]
+    if not n:
+        return rows
+    covariates = ops.clip((rows[..., -n:] - weights["covariate.mean"]) / weights["covariate.deviation"], -_CLIP, _CLIP)
+    return ops.concatenate([rows[..., :-n], covariates], axis=-1)
 
 
 def _silu(x: Tensor) -> Tensor:

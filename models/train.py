@@ -68,8 +68,8 @@ def train(
         kept, out = _split(panel, recipe, rng)
         learning.append(encode(kept, spec, profiles, longest, start))
         held_out.append(encode(out, spec, profiles, longest, start))
-    sizes = Sizes(spec.n_encoder_inputs, spec.n_decoder_inputs, len(LEVELS))
-    weights = {**initial(sizes, rng), **_normalisation(learning)}
+    sizes = Sizes(spec.n_encoder_inputs, spec.n_decoder_inputs, len(LEVELS), covariates=len(spec.covariates))
+    weights = {**initial(sizes, rng), **_normalisation(learning), **_covariate_normalisation(learning)}
     for one in (*learning, *held_out):
         _fill_unborn(one, weights["input.mean"])
     learner = Learner(weights, recipe, horizon, len(spec.periods))
@@ -119,6 +119,17 @@ def _normalisation(data: Sequence[Encoded]) -> dict[str, F32]:
     return {"input.mean": mean.astype(np.float32), "input.deviation": deviation.astype(np.float32)}
 
 
+def _covariate_normalisation(data: Sequence[Encoded]) -> dict[str, F32]:
+    """Mean and deviation of the covariates at targets, of their distance from the usual, and from now; the latter two are centred as they come."""
+    values = np.concatenate([one.covariates[:, : one.panel.columns].reshape(-1, one.covariates.shape[-1]) for one in data])
+    mean = values.mean(axis=0, dtype=np.float64)
+    deviation = values.std(axis=0, dtype=np.float64) + 1e-3
+    return {
+        "covariate.mean": np.concatenate([mean, 0 * mean, 0 * mean]).astype(np.float32),
+        "covariate.deviation": np.tile(deviation, 3).astype(np.float32),
+    }
+
+
 def _fill_unborn(one: Encoded, mean: F32) -> None:
     """Inputs before a product's birth become the mean, in place: the LSTM then sees nothing but zeros."""
     unborn = np.isnan(one.inputs[..., 0])
@@ -141,7 +152,7 @@ class Learner:
         lstm = {"lstm.kernel": cell.kernel, "lstm.recurrent": cell.recurrent_kernel, "lstm.bias": cell.bias}
         others = {name: value for name, value in weights.items() if name not in lstm}
         self._variables = lstm | {
-            name: keras.Variable(value, trainable=not name.startswith("input."), name=name.replace(".", "_"))
+            name: keras.Variable(value, trainable=name.split(".")[0] not in ("input", "covariate"), name=name.replace(".", "_"))
             for name, value in others.items()
         }
         self.assign(weights)

@@ -16,6 +16,7 @@ class Sizes:
     levels: int
     hidden: int = 64
     width: int = 96
+    covariates: int = 0
 
 
 def shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
@@ -24,6 +25,9 @@ def shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
     return {
         "input.mean": (sizes.encoder_inputs,),
         "input.deviation": (sizes.encoder_inputs,),
+        # The last of the decoder's inputs are three of each covariate: they come as they are, in any unit.
+        "covariate.mean": (3 * sizes.covariates,),
+        "covariate.deviation": (3 * sizes.covariates,),
         "lstm.kernel": (sizes.encoder_inputs, 4 * hidden),
         "lstm.recurrent": (hidden, 4 * hidden),
         "lstm.bias": (4 * hidden,),

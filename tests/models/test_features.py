@@ -163,3 +163,17 @@ def test_the_hash_names_every_field() -> None:
 
 def test_features_and_state_fit_into_two_kilobytes() -> None:
     assert 4 * (HOURLY.size + 2 * 64) <= 2048
+
+
+@given(values=st.lists(st.sampled_from([1.0, 2.0, 5.0, float("nan")]), min_size=1, max_size=40))
+def test_a_covariate_is_known_by_its_usual_and_its_newest_value(values: list[float]) -> None:
+    spec = FeatureSpec.for_step(DAY_MS, (), covariates=("price",))
+    row = features.fresh(spec, 1)
+    for i, value in enumerate(values):
+        row = features.advance(spec, row, np.zeros((1, 1), np.float32), np.array([FIRST + i]), covariates=np.array([[value]], np.float32))
+    known = [0.0]
+    for value in values:
+        known.append(known[-1] if np.isnan(value) else value)
+    usual, now = features.covariates(spec, row)
+    assert now[0, 0] == known[-1]
+    assert usual[0, 0] == pytest.approx(ewma(known[1:], spec.stream_half_lives[2]), rel=1e-4, abs=1e-5)

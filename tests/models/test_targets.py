@@ -15,8 +15,9 @@ from tests.models.model_oracles import target_mean
 
 HOURLY = FeatureSpec.for_step(HOUR_MS, ("orders", "views", "carts"), "Europe/London")
 DAILY = FeatureSpec.for_step(DAY_MS, ("orders",))
+PRICED = replace(DAILY, covariates=("price", "promotion"))
 # 2010-10-30, so that hourly panels cross the end of summer time.
-FIRST = {HOURLY: 357_984 - 30, DAILY: 14_910}
+FIRST = {HOURLY: 357_984 - 30, DAILY: 14_910, PRICED: 14_910}
 
 
 def shop(spec: FeatureSpec) -> tuple[F32, ...]:
@@ -29,7 +30,16 @@ def some_panel(spec: FeatureSpec, columns: int, seed: int = 0, products: int = 6
     born[0] = 0
     demand = rng.poisson(rng.gamma(0.5, 3.0, (products, 1, 1)), (products, columns, 1 + len(spec.streams))).astype(np.float32)
     demand[np.arange(columns) < born[:, None]] = 0
-    return Panel(tuple(f"p{i}" for i in range(products)), FIRST[spec], born, demand, spec.timezone)
+    covariates = rng.normal(10, 3, (products, columns, len(spec.covariates))).astype(np.float32)
+    covariates[rng.random(covariates.shape) < 0.3] = np.nan
+    return Panel(tuple(f"p{i}" for i in range(products)), FIRST[spec], born, demand, spec.timezone, covariates if spec.covariates else None)
+
+
+def at_step(panel: Panel, i: int, column: int) -> F32 | None:
+    """Covariates of one product and step. A product's price is known before its first sale."""
+    if panel.covariates is None:
+        return None
+    return features.held(panel.covariates[i : i + 1, : column + 1], np.zeros((1, panel.covariates.shape[2]), np.float32))[:, -1]
 
 
 def streamed(spec: FeatureSpec, panel: Panel, column: int) -> F32:
@@ -38,12 +48,13 @@ def streamed(spec: FeatureSpec, panel: Panel, column: int) -> F32:
     for i in np.flatnonzero(panel.born <= column):
         row = features.fresh(spec, 1)
         for at in range(int(panel.born[i]), column + 1):
-            row = features.advance(spec, row, panel.demand[i : i + 1, at], np.array([panel.first_step + at]))
+            step = np.array([panel.first_step + at])
+            row = features.advance(spec, row, panel.demand[i : i + 1, at], step, covariates=at_step(panel, int(i), at))
         rows.append(row[0])
     return np.array(rows)
 
 
-@pytest.mark.parametrize("spec", [HOURLY, DAILY])
+@pytest.mark.parametrize("spec", [HOURLY, DAILY, PRICED])
 @settings(max_examples=10, deadline=None)
 @given(column=st.integers(0, 59), seed=st.integers(0, 5))
 def test_training_sees_what_the_stream_sees_to_the_bit(spec: FeatureSpec, column: int, seed: int) -> None:
@@ -55,7 +66,10 @@ def test_training_sees_what_the_stream_sees_to_the_bit(spec: FeatureSpec, column
     assert np.array_equal(encoded.inputs[product, column], features.encoder_inputs(spec, rows, step, shop(spec)))
     assert np.array_equal(encoded.scale[product, column], features.scales(spec, rows))
     lengths = np.random.default_rng(seed).integers(1, 672, (len(product), 3))
-    online = targets.decoder_inputs(spec, rows, step, 24, lengths, shop(spec))
+    ahead = None
+    if panel.covariates is not None:
+        ahead = np.pad(panel.covariates[product, column + 1 :], ((0, 0), (0, 672), (0, 0)), constant_values=np.nan)
+    online = targets.decoder_inputs(spec, rows, step, 24, lengths, shop(spec), ahead=ahead)
     offline = encoded.decoder_inputs(product, np.full(len(product), column), 24, lengths)
     first_wave = 2 * len(spec.periods) + 3
     assert np.array_equal(online[:, :24], offline[:, :24])
