@@ -8,7 +8,6 @@ matrix product reaches on the same device in the same run.
 """
 
 import argparse
-import json
 import os
 import platform
 import time
@@ -18,6 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from benchmarks import rig
 from models.forecaster import BATCHES, SUMS, Forecaster
 
 WINDOW: Final = 96
@@ -108,7 +108,7 @@ def main() -> None:
     """Measure, print, write."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--model", type=Path, default=Path(__file__).parents[1] / "models" / "default")
-    arguments.add_argument("--json", type=Path, help="write the figures here too")
+    arguments.add_argument("--json", type=Path, help="write the figures here instead of benchmarks/results/inference.json")
     chosen = arguments.parse_args()
     import keras
 
@@ -130,9 +130,8 @@ def main() -> None:
     for row in rows:
         cells = [f"{row[name] / 1e3:,.1f} ({row[name] * each[name] / roof:.0%})" for name in ("advance", "read_out", "predict")]
         print(f"| {row['batch']:,.0f} | {' | '.join(cells)} | {row['advance'] / row['predict']:.0f}× |")
-    if chosen.json:
-        figures = {"backend": backend, "device": device(), "load_before": busy, "roof_flops": roof, "warm_up_s": warm_up, "rows": rows}
-        chosen.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    figures = {"backend": backend, "device": device(), "load_before": busy, "roof_flops": roof, "warm_up_s": warm_up, "rows": rows}
+    print(f"\nwritten: {rig.write('inference', figures, chosen.json)}")
 
 
 if __name__ == "__main__":
