@@ -14,7 +14,7 @@ from models.features import F32, FeatureSpec
 from models.nowcast import NowcastRule
 from models.weights import Sizes, shapes
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _CONFIGURATION: Final = "model.json"
 _WEIGHTS: Final = "weights.npz"
 
@@ -40,6 +40,7 @@ class Artefact:
     hidden: int
     width: int
     nowcast: NowcastRule
+    volume_limits: tuple[float, float]  # typical demand per step between slow, medium and fast products
     profiles: tuple[F32, ...]
     weights: Mapping[str, F32]
     training: Mapping[str, Any] = field(default_factory=dict)  # data fingerprint, options, losses: whatever JSON holds
@@ -62,6 +63,7 @@ class Artefact:
             "hidden": self.hidden,
             "width": self.width,
             "nowcast": asdict(self.nowcast),
+            "volume_limits": list(self.volume_limits),
         }
 
     def arrays(self) -> dict[str, F32]:
@@ -99,11 +101,13 @@ def read(directory: Path) -> Artefact:
     try:
         spec = FeatureSpec.from_json(document["features"])
         names = {
-            key: document[key] for key in ("format", "name", "features", "horizon", "longest_sum", "levels", "hidden", "width", "nowcast")
+            key: document[key]
+            for key in ("format", "name", "features", "horizon", "longest_sum", "levels", "hidden", "width", "nowcast", "volume_limits")
         }
         horizon, longest, hidden, width = (int(document[key]) for key in ("horizon", "longest_sum", "hidden", "width"))
         levels = tuple(float(level) for level in document["levels"])
         rule = NowcastRule(weight=float(document["nowcast"]["weight"]), persistence=float(document["nowcast"]["persistence"]))
+        slow, fast = (float(limit) for limit in document["volume_limits"])
         expected_digest = str(document["digest"])
         training, backtest = dict(document["training"]), dict(document["backtest"])
     except (KeyError, TypeError, ValueError) as error:
@@ -116,7 +120,8 @@ def read(directory: Path) -> Artefact:
     if digest(names, arrays) != expected_digest:
         raise UnusableArtefact(directory, f"{_WEIGHTS} and {_CONFIGURATION} do not belong together, or one is damaged")
     profiles = tuple(arrays.pop(f"profile.{period}") for period in spec.periods)
-    return Artefact(str(document["name"]), spec, horizon, longest, levels, hidden, width, rule, profiles, arrays, training, backtest)
+    name, limits = str(document["name"]), (slow, fast)
+    return Artefact(name, spec, horizon, longest, levels, hidden, width, rule, limits, profiles, arrays, training, backtest)
 
 
 def _read_configuration(directory: Path) -> dict[str, Any]:

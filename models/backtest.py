@@ -1,15 +1,19 @@
 """Rolling-origin backtest with the real product: trained up to the first cut-off, then streamed on with frozen weights and carried state."""
 
+from collections import defaultdict
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
-from models import metrics
+from models import calibration, metrics
 from models.artefact import Artefact
 from models.bench import BacktestForecasts, Bench, Progress, no_progress
+from models.calibration import Outcomes, Trials
 from models.dataset import UnusableData
-from models.features import F32
+from models.features import F32, I64, scales
 from models.forecaster import Forecaster
+from models.nowcast import Forecasts
 from models.seasons import DAY_MS
 
 # Lead times whose sums have quantiles of their own.
@@ -17,40 +21,77 @@ SUM_DAYS: Final = (7, 14)
 
 
 def stream(bench: Bench, artefact: Artefact, progress: Progress = no_progress) -> BacktestForecasts:
-    """Forecasts of the model as it serves: every product advanced step by step, read out at each cut-off."""
+    """Forecasts of the model as it serves: every product advanced step by step, read out at each cut-off, quantiles calibrated by what came before."""
     forecaster = Forecaster(artefact, bench.spec.timezone)
-    n, horizon = len(bench.panel.product_ids), bench.horizon
-    if horizon > forecaster.horizon:
-        raise UnusableData(f"the model reaches {forecaster.horizon} steps, the bench asks for {horizon}")
+    if bench.horizon > forecaster.horizon:
+        raise UnusableData(f"the model reaches {forecaster.horizon} steps, the bench asks for {bench.horizon}")
+    shop = _Shop(bench, forecaster)
     forecasts = BacktestForecasts.nothing(bench)
-    features, state = forecaster.fresh(n)
-    sums = np.array(sorted({min(max(days * DAY_MS // bench.spec.step_ms, 1), forecaster.longest_sum) for days in SUM_DAYS}), np.int64)
     shape = forecasts.mean.shape[:2]
-    forecasts.sums.update({int(steps): {level: np.full(shape, np.nan) for level in metrics.LEVELS} for steps in sums})
+    forecasts.sums.update({int(steps): {level: np.full(shape, np.nan) for level in metrics.LEVELS} for steps in shop.sums})
     wanted = [forecaster.levels.index(level) for level in metrics.LEVELS]
     for column in range(bench.cutoffs[-1] + 1):
-        alive = bench.alive(column)
-        step = np.full(alive, bench.panel.first_step + column, np.int64)
-        demand = np.ascontiguousarray(bench.panel.demand[:alive, column])
-        covariates = None if bench.panel.covariates is None else bench.panel.covariates[:alive, column]
-        forecaster.advance(features[:alive], state[:alive], demand, step, covariates=covariates, in_place=True)
+        shop.live(column)
         if column in bench.cutoffs:
-            k = bench.cutoffs.index(column)
-            nothing = np.zeros_like(demand)
-            ahead = _ahead(bench, column, alive, max(forecaster.horizon, int(sums.max())))
-            out = forecaster.read_out(features[:alive], state[:alive], step, nothing, nothing[:, 0], sums, ahead=ahead)
-            forecasts.mean[k, :alive] = out.mean[:, :horizon]
+            k, alive = bench.cutoffs.index(column), bench.alive(column)
+            out, factors, group = shop.forecast(column, np.arange(alive))
+            quantiles = calibration.calibrated(out.quantiles.transpose(0, 2, 1), factors[group])
+            forecasts.mean[k, :alive] = out.mean[:, : bench.horizon]
             for level, index in zip(metrics.LEVELS, wanted, strict=True):
-                forecasts.quantiles[level][k, :alive] = out.quantiles[:, index, :horizon]
-                for s, steps in enumerate(sums):
+                forecasts.quantiles[level][k, :alive] = quantiles[:, : bench.horizon, index]
+                for s, steps in enumerate(shop.sums):
                     forecasts.sums[int(steps)][level][k, :alive] = out.cumulative_quantiles[:, s, index]
         progress(column + 1, bench.cutoffs[-1] + 1)
     return forecasts
 
 
-def _ahead(bench: Bench, cutoff: int, alive: int, span: int) -> F32 | None:
-    """Covariates of the `span` steps after a cut-off, (alive, span, covariates); NaN beyond the panel."""
+class _Shop:
+    """All products of a bench as one shard: their states, forecasts on trial, and outcomes by day."""
+
+    def __init__(self, bench: Bench, forecaster: Forecaster) -> None:
+        self._bench, self._forecaster = bench, forecaster
+        n, horizon = len(bench.panel.product_ids), forecaster.horizon
+        self._features, self._state = forecaster.fresh(n)
+        days = calibration.MEMORY_DAYS + calibration.LAG_DAYS
+        # Forecasts go on trial early enough for the first cut-off to have full memory.
+        self._first_trial = bench.cutoffs[0] - horizon - max(days * DAY_MS // bench.spec.step_ms, 1)
+        self._turn = calibration.turn(bench.panel.product_ids, horizon)
+        self._trials = calibration.no_trials(n, horizon, len(forecaster.levels))
+        self._outcomes: defaultdict[int, Outcomes] = defaultdict(lambda: Outcomes.none(len(forecaster.levels)))
+        steps = (min(max(days * DAY_MS // bench.spec.step_ms, 1), forecaster.longest_sum) for days in SUM_DAYS)
+        self.sums: I64 = np.array(sorted(set(steps)), np.int64)
+
+    def live(self, column: int) -> None:
+        """Consume a step, judge what was forecast of it, and put new forecasts on trial."""
+        bench, alive = self._bench, self._bench.alive(column)
+        demand = np.ascontiguousarray(bench.panel.demand[:alive, column])
+        step = np.full(alive, bench.panel.first_step + column, np.int64)
+        covariates = None if bench.panel.covariates is None else bench.panel.covariates[:alive, column]
+        on_trial = self._trials.at(np.arange(alive))
+        self._outcomes[self._day(column)] += calibration.outcomes(on_trial, step, demand[:, 0], self._forecaster.levels)
+        self._forecaster.advance(self._features[:alive], self._state[:alive], demand, step, covariates=covariates, in_place=True)
+        due = np.flatnonzero(step % self._forecaster.horizon == self._turn[:alive])
+        if column >= self._first_trial and len(due):
+            out, factors, group = self.forecast(column, due)
+            self._trials.put(due, Trials(step[due], group, out.mean, out.quantiles.transpose(0, 2, 1), factors[group]))
+
+    def forecast(self, column: int, rows: npt.NDArray[np.intp]) -> tuple[Forecasts, F32, I64]:
+        """The model's own forecasts of some products, the factors, (classes, levels), and the products' volume classes."""
+        forecaster, features = self._forecaster, self._features[rows]
+        step = np.full(len(rows), self._bench.panel.first_step + column, np.int64)
+        nothing = np.zeros((len(rows), 1 + len(forecaster.spec.streams)), np.float32)
+        ahead = _ahead(self._bench, column, rows, max(forecaster.horizon, int(self.sums.max())))
+        out = forecaster.read_out(features, self._state[rows], step, nothing, nothing[:, 0], self.sums, ahead=ahead)
+        group = calibration.volume_class(scales(forecaster.spec, features), forecaster.artefact.volume_limits)
+        return out, calibration.factors_of(self._outcomes, self._day(column), len(forecaster.levels)), group
+
+    def _day(self, column: int) -> int:
+        return (self._bench.panel.first_step + column) * self._bench.spec.step_ms // DAY_MS
+
+
+def _ahead(bench: Bench, cutoff: int, rows: npt.NDArray[np.intp], span: int) -> F32 | None:
+    """Covariates of the `span` steps after a cut-off, (rows, span, covariates); NaN beyond the panel."""
     if bench.panel.covariates is None:
         return None
-    known = bench.panel.covariates[:alive, cutoff + 1 : cutoff + 1 + span]
+    known = bench.panel.covariates[rows, cutoff + 1 : cutoff + 1 + span]
     return np.pad(known, ((0, 0), (0, span - known.shape[1]), (0, 0)), constant_values=np.nan)

@@ -13,7 +13,7 @@ LEVELS: Final = (0.1, 0.25, 0.5, 0.75, 0.9)
 SCORED_LEVELS: Final = (0.1, 0.5, 0.9)
 
 
-def pinball(demand: Floats, quantile: Floats, level: float) -> Floats:
+def pinball(demand: Floats, quantile: Floats, level: float | Floats) -> Floats:
     """Loss of a quantile forecast, element by element.
 
     >>> pinball(np.array([4.0, 0.0]), np.array([2.0, 2.0]), 0.9).round(3).tolist()

@@ -4,7 +4,7 @@ The same functions serve training and inference, on TensorFlow and on JAX. A qua
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Final
 
@@ -77,6 +77,16 @@ def decode(
     mean = ops.exp(level + ops.clip(out[..., 0], -4.0, 4.0)) * scale[:, None] + _LEAST_MEAN
     rising = ops.cumsum(ops.softplus(out[..., 1:]), axis=-1) - _BELOW_ZERO
     return mean, rising * ops.exp(_SPREAD_POWER * level)[..., None] * scale[:, None, None]
+
+
+def central(mean: Tensor, quantiles: Tensor, levels: Sequence[float]) -> Tensor:
+    """Half the mean head, half the mean of the distribution that the quantiles describe, (n, rows).
+
+    Single bulk orders move the head and hardly the quantiles; between the two lies the least error of sums.
+    """
+    ends = np.concatenate([[0.0], (np.array(levels[1:]) + np.array(levels[:-1])) / 2, [1.0]])
+    shares = np.diff(ends).astype(np.float32)
+    return 0.5 * mean + 0.5 * ops.sum(ops.maximum(quantiles, 0.0) * shares, axis=-1)
 
 
 def _with_normalised_covariates(weights: Weights, rows: Tensor) -> Tensor:

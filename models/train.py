@@ -75,7 +75,9 @@ def train(
     learner = Learner(weights, recipe, horizon, len(spec.periods))
     checks = [draw(held_out, recipe, horizon, longest, rng) for _ in range(_HELD_OUT_BATCHES)]
     best, history = _loop(learner, learning, checks, recipe, horizon, longest, rng, progress)
-    untuned = Artefact(name, spec, horizon, longest, LEVELS, sizes.hidden, sizes.width, NowcastRule(), profiles, best)
+    untuned = Artefact(
+        name, spec, horizon, longest, LEVELS, sizes.hidden, sizes.width, NowcastRule(), _volume_limits(learning), profiles, best
+    )
     rule = fit_nowcast([learner.decoded(best, batch) for batch in checks], horizon)
     training = {
         "recipe": asdict(recipe),
@@ -98,6 +100,12 @@ def _common_profiles(panels: Sequence[Panel], spec: FeatureSpec) -> tuple[F32, .
     """Geometric mean of the shops' profiles."""
     logs = [[np.log(profile) for profile in shop_profiles(panel, spec)] for panel in panels]
     return tuple(np.exp(np.mean(same, axis=0)).astype(np.float32) for same in zip(*logs, strict=True))
+
+
+def _volume_limits(data: Sequence[Encoded]) -> tuple[float, float]:
+    """Terciles of what products sell per step at the end of the panels."""
+    slow, fast = np.quantile(np.concatenate([one.scale[:, -1] for one in data]), [1 / 3, 2 / 3])
+    return float(slow), float(fast)
 
 
 def _split(panel: Panel, recipe: Recipe, rng: np.random.Generator) -> tuple[Panel, Panel]:

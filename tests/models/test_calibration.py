@@ -1,0 +1,86 @@
+"""Calibration: outcomes add up in any order, factors find a known error, and forecasts do not see what they are judged by."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models import calibration
+from models.calibration import CLASSES, FACTORS, Outcomes, Trials
+
+LEVELS = (0.1, 0.5, 0.9)
+HORIZON = 4
+
+
+def some_trials(n: int, rng: np.random.Generator, wrong_by: float = 1.0) -> Trials:
+    """Forecasts of Poisson demand with mean 20, made after step 0, their quantiles `wrong_by` times the true ones."""
+    true = np.quantile(rng.poisson(20, 50_000), LEVELS).astype(np.float32)
+    quantiles = np.broadcast_to(true * wrong_by, (n, HORIZON, len(LEVELS))).astype(np.float32)
+    mean = np.full((n, HORIZON), 20 * wrong_by, np.float32)
+    return Trials(np.zeros(n, np.int64), rng.integers(0, CLASSES, n), mean, quantiles, np.ones((n, len(LEVELS)), np.float32))
+
+
+def same(a: Outcomes, b: Outcomes) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(a.parts(), b.parts(), strict=True))
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 1000), cut=st.integers(0, 40))
+def test_outcomes_do_not_depend_on_order_or_on_how_products_were_cut(seed: int, cut: int) -> None:
+    rng = np.random.default_rng(seed)
+    trials, demand, step = some_trials(40, rng, 1.3), rng.poisson(20, 40).astype(np.float32), rng.integers(1, HORIZON + 1, 40)
+    order = rng.permutation(40)
+    whole = calibration.outcomes(trials, step, demand, LEVELS)
+    parts = [calibration.outcomes(trials.at(rows), step[rows], demand[rows], LEVELS) for rows in (order[cut:], order[:cut])]
+    assert same(whole, parts[0] + parts[1])
+    assert whole.count.sum() == 40
+
+
+def test_only_steps_of_the_horizon_are_judged_and_gaps_judge_nobody() -> None:
+    rng = np.random.default_rng(1)
+    trials = some_trials(5, rng)
+    trials.step[4] = calibration.NO_TRIAL
+    step = np.array([0, 1, HORIZON, HORIZON + 1, 2])
+    assert calibration.on_trial(trials, step).tolist() == [False, True, True, False, False]
+    demand = np.array([1, np.nan, 3, 4, 5], np.float32)
+    assert calibration.outcomes(trials, step, demand, LEVELS).count.sum() == 1
+
+
+@pytest.mark.parametrize("wrong_by", [0.6, 1.0, 1.5])
+def test_factors_go_part_of_the_way_that_would_have_been_right(wrong_by: float) -> None:
+    rng = np.random.default_rng(2)
+    trials = some_trials(6_000, rng, wrong_by)
+    found = calibration.outcomes(trials, np.ones(6_000, np.int64), rng.poisson(20, 6_000).astype(np.float32), LEVELS)
+    factors = calibration.best_factors(found)
+    assert factors.shape == (CLASSES, len(LEVELS))
+    assert np.allclose(factors, (1 / wrong_by) ** 0.5, atol=0.06)
+
+
+def test_nothing_known_and_nothing_to_gain_leave_quantiles_as_they_are() -> None:
+    assert (calibration.best_factors(Outcomes.none(3)) == 1).all()
+    rng = np.random.default_rng(3)
+    silent = replace(some_trials(500, rng), quantiles=np.zeros((500, HORIZON, 3), np.float32))
+    found = calibration.outcomes(silent, np.ones(500, np.int64), np.zeros(500, np.float32), LEVELS)
+    assert (calibration.best_factors(found) == 1).all()
+    assert (found.at_most.sum(axis=0) == 500).all()
+    assert 1 in FACTORS
+
+
+def test_factors_of_a_day_rest_on_the_weeks_before_it_and_not_on_itself() -> None:
+    rng = np.random.default_rng(4)
+    wrong = calibration.outcomes(some_trials(2_000, rng, 2.0), np.ones(2_000, np.int64), rng.poisson(20, 2_000).astype(np.float32), LEVELS)
+    by_day = {100: wrong}
+    used = [day for day in range(95, 140) if (calibration.factors_of(by_day, day, 3) < 0.9).all()]
+    assert used == list(range(100 + calibration.LAG_DAYS, 100 + calibration.LAG_DAYS + calibration.MEMORY_DAYS))
+
+
+def test_calibrated_quantiles_still_rise() -> None:
+    quantiles = np.array([[[1.0, 2.0, 3.0]]], np.float32)
+    assert calibration.calibrated(quantiles, np.array([[2.0, 0.5, 0.5]], np.float32)).tolist() == [[[2.0, 2.0, 2.0]]]
+
+
+def test_turns_spread_products_over_the_horizon() -> None:
+    turns = calibration.turn([f"p{i}" for i in range(2_400)], 24)
+    assert np.bincount(turns, minlength=24).min() > 60
