@@ -34,6 +34,7 @@ def backtest(
 
     from models.batches import Recipe
     from models.dataset import UnusableData
+    from models.metrics import MAIN
 
     console = Console(stderr=True)
     console.print("loading TensorFlow …")
@@ -59,5 +60,5 @@ def backtest(
         rows = {name: benches.score(bench, answer) for name, answer in answers.items()}
     except (UnusableData, OSError) as error:
         raise UserError(f"cannot backtest {directory}: {error}") from error
-    print_table(f"{directory}, {len(bench.cutoffs)} cut-offs, {len(bench.panel.product_ids):,} products", rows, console)
+    print_table(f"{directory}, {len(bench.cutoffs)} cut-offs, {len(bench.panel.product_ids):,} products", rows, MAIN, console)
     console.print(f"forecasts written to {out}")
