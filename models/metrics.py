@@ -13,7 +13,7 @@ LEVELS: Final = (0.1, 0.25, 0.5, 0.75, 0.9)
 # The levels over which MWQL is taken.
 SCORED_LEVELS: Final = (0.1, 0.5, 0.9)
 # What a reader compares models by first; `table_row` holds more.
-MAIN: Final = ("MWQL", "WQL.9", "RMSSE", "WAPE", "SUMW", "bias", "cov80", "P(y<q90)", "P(y<=q90)")
+MAIN: Final = ("MWQL", "WQL.9", "RMSSE", "WAPE", "SUMW", "bias", "P(y<q90)", "P(y<=q90)")
 
 
 def _mean(values: npt.NDArray[np.floating | np.bool_]) -> float:

@@ -22,8 +22,12 @@ def by_class(bench: Bench, forecasts: BacktestForecasts) -> dict[str, float]:
 
 
 def by_step(bench: Bench, forecasts: BacktestForecasts) -> list[float]:
-    """MWQL of each step of the horizon."""
-    return [_mwql(bench, forecasts, part) for part in _steps(bench).values()]
+    """Loss of each step of the horizon relative to a mean step's demand: their mean is MWQL, and steps without demand have a loss too."""
+    truth = outcomes(bench)
+    demand = np.nansum(truth)
+    losses = [metrics.pinball(truth, forecasts.quantiles[level], level) for level in metrics.SCORED_LEVELS]
+    each = 2 * np.nansum(losses, axis=(1, 2)).mean(axis=0) * bench.horizon
+    return [float(loss / demand) if demand else float("nan") for loss in each]
 
 
 def calibration(bench: Bench, forecasts: BacktestForecasts) -> dict[str, tuple[Calibration, ...]]:

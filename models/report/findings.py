@@ -52,16 +52,19 @@ def _weakness(study: Study) -> str:
     classes = {name: value for name, value in study.by_class[study.subject].items() if math.isfinite(value)}
     if len(classes) > 1:
         worst, best = max(classes, key=lambda name: classes[name]), min(classes, key=lambda name: classes[name])
-        parts.append(f"with {worst} sellers (loss {number(classes[worst])}; {best} ones: {number(classes[best])})")
-    steps = np.array(study.by_step[study.subject])
-    if np.isfinite(steps).sum() > 1:
-        worst_step = int(np.nanargmax(steps))
+        parts.append(f"it is weakest with {worst} sellers (loss {number(classes[worst])}; {best} ones: {number(classes[best])})")
+    if study.rival is not None:
+        behind = int((np.array(study.by_step[study.subject]) > np.array(study.by_step[study.rival])).sum())
+        steps = study.steps(study.bench.horizon)
         parts.append(
-            f"for {study.step} {worst_step + 1} ahead ({number(float(steps[worst_step]))}; on average {number(float(np.nanmean(steps)))})"
+            f"{study.rival} is ahead of it on {behind} of {steps}"
+            if behind
+            else f"it is ahead of {study.rival} on every {study.step} ahead"
         )
     off = max(study.calibration["all"], key=lambda one: one.distance)
     if off.distance > scores.OVERALL_LIMIT:
         calibrated = f"its {percent(off.level)} quantile is off by {percent(off.distance)} of outcomes"
     else:
         calibrated = f"its quantiles are right to within {percent(scores.OVERALL_LIMIT)} of outcomes"
-    return f"It is weakest {' and '.join(parts)}; {calibrated}." if parts else f"{calibrated[0].upper()}{calibrated[1:]}."
+    sentence = "; ".join([*parts, calibrated])
+    return f"I{sentence[1:]}." if sentence.startswith("it") else f"{sentence}."

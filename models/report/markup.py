@@ -1,6 +1,7 @@
 """HTML of the report: one page with everything in it. Every text that is not ours passes `escape`."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -8,29 +9,41 @@ from string import Template
 from typing import Final
 
 NOTHING: Final = "–"
+_MINUS: Final = "\N{MINUS SIGN}"
 
 
 def number(value: float) -> str:
     """Three or four digits that count.
 
-    >>> [number(value) for value in (0.63291, 12.345, 1234567.0, float("nan"))]
-    ['0.633', '12.3', '1,234,567', '–']
+    >>> [number(value) for value in (0.63291, -12.345, 1234567.0, float("nan"))]
+    ['0.633', '−12.3', '1,234,567', '–']
     """
     if not math.isfinite(value):
         return NOTHING
     digits = next((digits for limit, digits in ((10, 3), (100, 1)) if abs(value) < limit), 0)
-    return f"{value:,.{digits}f}"
+    return f"{value:,.{digits}f}".replace("-", _MINUS)
+
+
+def units(value: float) -> str:
+    """Of products.
+
+    >>> units(1234.4), units(19.0), units(0.37)
+    ('1,234', '19', '0.4')
+    """
+    return f"{value:,.0f}" if value >= 10 or value == round(value) else f"{value:.1f}"
 
 
 def percent(share: float) -> str:
-    """
-    >>> percent(0.0638), percent(0.8), percent(float("nan"))
-    ('6.4 %', '80 %', '–')
+    """Two digits that count, kept in one line with their sign.
+
+    >>> [percent(share).replace("\N{NO-BREAK SPACE}", "_") for share in (0.0638, 0.8, -0.11, float("nan"))]
+    ['6.4_%', '80_%', '−11_%', '–']
     """
     if not math.isfinite(share):
         return NOTHING
     value = 100 * share
-    return f"{value:.1f} %" if 0 < abs(value) < 9.95 else f"{value:,.0f} %"
+    digits = 1 if 0 < abs(value) < 9.95 else 0
+    return f"{value:,.{digits}f}\N{NO-BREAK SPACE}%".replace("-", _MINUS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +54,12 @@ class Cell:
     best: bool = False
 
 
-def table(
-    caption: str, head: Sequence[tuple[str, str]], rows: Sequence[tuple[str, Sequence[Cell]]], marked: str | None = None, note: str = ""
-) -> str:
-    """A table with a row for each name; `head`: titles, that of the names first, with what they mean. All texts are escaped but `note`."""
+def table(caption: str, head: Sequence[tuple[str, str]], rows: Sequence[tuple[str, Sequence[Cell]]], marked: str | None = None) -> str:
+    """A table with a row for each name; `head`: titles, that of the names first, with what they mean. All texts are escaped."""
     titles = "".join(f'<th scope="col">{_abbreviation(title, meaning)}</th>' for title, meaning in head)
     body = "".join(_row(name, cells, name == marked) for name, cells in rows)
     return (
-        f'<div class="table" tabindex="0" role="region" aria-label="{escape(caption)}"><table><caption>{escape(caption)}{note}</caption>'
+        f'<div class="table" tabindex="0" role="region" aria-label="{escape(caption)}"><table><caption><span>{escape(caption)}</span></caption>'
         f"<thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -62,13 +73,15 @@ def _row(name: str, cells: Sequence[Cell], marked: bool) -> str:
     return f'<tr{" class=marked" if marked else ""}><th scope="row">{escape(name)}</th>{values}</tr>'
 
 
+def legend(key: Mapping[str, str]) -> str:
+    """Names of what drawings show, by the class of their swatch."""
+    swatches = "".join(f'<li><span class="swatch {kind}"></span>{escape(name)}</li>' for kind, name in key.items())
+    return f'<ul class="key">{swatches}</ul>'
+
+
 def figure(title: str, drawing: str, caption: str, key: Mapping[str, str] | None = None) -> str:
-    """A drawing under its title and above how to read it; `key`: names of what it shows, by the class of their swatch."""
-    swatches = "".join(f'<li><span class="swatch {kind}"></span>{escape(name)}</li>' for kind, name in (key or {}).items())
-    return (
-        f"<figure><h3>{escape(title)}</h3>{f'<ul class=key>{swatches}</ul>' if swatches else ''}{drawing}"
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    """A drawing under its title and above how to read it."""
+    return f"<figure><h3>{escape(title)}</h3>{legend(key) if key else ''}{drawing}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def section(anchor: str, title: str, introduction: str, *parts: str) -> str:
@@ -79,10 +92,10 @@ def section(anchor: str, title: str, introduction: str, *parts: str) -> str:
     return f'<section id="{anchor}"><h2>{escape(title)}</h2><p>{escape(introduction)}</p>{"".join(shown)}</section>'
 
 
-def grid(*figures: str) -> str:
-    """Figures beside each other where there is room."""
+def grid(*figures: str, narrow: bool = False) -> str:
+    """Figures beside each other where there is room: two in a row, `narrow` ones three."""
     shown = "".join(figures)
-    return f'<div class="grid">{shown}</div>' if shown else ""
+    return f'<div class="grid{" three" if narrow else ""}">{shown}</div>' if shown else ""
 
 
 def definitions(title: str, entries: Mapping[str, str]) -> str:
@@ -93,7 +106,7 @@ def definitions(title: str, entries: Mapping[str, str]) -> str:
 
 def page(title: str, subtitle: str, findings: Sequence[str], contents: Mapping[str, str], body: str, foot: str) -> str:
     """The whole document. `contents`: titles by anchor; `body` is HTML, the rest is escaped."""
-    return _PAGE.substitute(
+    text = _PAGE.substitute(
         title=escape(title),
         subtitle=escape(subtitle),
         findings="".join(f"<li>{escape(sentence)}</li>" for sentence in findings),
@@ -102,6 +115,7 @@ def page(title: str, subtitle: str, findings: Sequence[str], contents: Mapping[s
         foot=escape(foot),
         style=_STYLE,
     )
+    return re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", text)
 
 
 _PAGE: Final = Template("""<!DOCTYPE html>
@@ -142,7 +156,7 @@ header { padding-top: clamp(24px, 5vw, 56px); }
 h1 { margin: .2em 0; font-size: clamp(1.6rem, 4.5vw, 2.5rem); line-height: 1.15; letter-spacing: -.015em; overflow-wrap: anywhere; }
 h2 { margin: 0 0 .2em; font-size: 1.35rem; letter-spacing: -.01em; }
 h3 { margin: 0 0 .35em; font-size: .98rem; overflow-wrap: anywhere; }
-.subtitle, section > p, caption, figcaption, footer, .note { color: var(--muted); }
+.subtitle, section > p, caption, figcaption, footer { color: var(--muted); }
 .subtitle { margin: 0 0 1.4em; }
 section > p { margin: 0 0 1em; max-width: 70ch; }
 .findings { margin: 0; padding: 1.1em 1.2em 1.1em 2.6em; background: var(--wash); border-left: 4px solid var(--accent); border-radius: 4px;
@@ -151,7 +165,8 @@ section > p { margin: 0 0 1em; max-width: 70ch; }
 nav ul { display: flex; flex-wrap: wrap; gap: .3em 1.2em; margin: 1.2em 0 0; padding: 0; list-style: none; font-size: .92rem; }
 a { color: var(--accent); }
 section { margin: 2.6em 0 0; padding-top: 1.4em; border-top: 1px solid var(--rule); }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 330px), 1fr)); gap: 16px; margin: 16px 0; }
+.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 430px), 1fr)); gap: 16px; margin: 16px 0; }
+.three { grid-template-columns: repeat(auto-fit, minmax(min(100%, 310px), 1fr)); } .grid .table { margin: 0; align-self: start; }
 figure, .table, details { margin: 0; background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 14px 16px; }
 figure svg { display: block; width: 100%; max-width: 560px; height: auto; margin: 0 auto; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
@@ -162,8 +177,9 @@ figcaption { margin-top: .6em; font-size: .86rem; line-height: 1.45; }
 .wide { background: var(--accent); opacity: .22; } .narrow { background: var(--accent); opacity: .5; }
 .table, details { margin: 16px 0; } .table { overflow-x: auto; padding: 4px 0 0; }
 table { width: 100%; border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-caption { padding: 8px 16px; text-align: left; font-size: .86rem; position: sticky; left: 0; }
-th, td { padding: .42em .65em; text-align: right; white-space: nowrap; border-top: 1px solid var(--rule); }
+caption { padding: 8px 16px; text-align: left; font-size: .86rem; }
+caption span { display: inline-block; position: sticky; left: 16px; max-width: min(100%, 82vw); }
+th, td { padding: .42em .55em; text-align: right; white-space: nowrap; border-top: 1px solid var(--rule); }
 thead th { color: var(--muted); font-weight: 600; font-size: .82rem; }
 th:first-child { position: sticky; left: 0; z-index: 1; padding-left: 16px; text-align: left; background: var(--card); max-width: 44vw;
   overflow: hidden; text-overflow: ellipsis; }

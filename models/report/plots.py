@@ -20,10 +20,11 @@ INK, MUTED, RULE, ACCENT, SECOND, OTHERS, CARD = (f"#{i:02x}{i:02x}{i:02x}" for 
 _STYLE: Final = {
     "svg.fonttype": "none",
     "text.parse_math": False,
-    "font.size": 10,
+    "font.size": 11,
     "text.color": MUTED,
     "axes.labelcolor": MUTED,
     "axes.edgecolor": RULE,
+    "axes.labelsize": 10.5,
     "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -110,16 +111,20 @@ def dots(rows: Sequence[str], series: Mapping[str, Sequence[float]], below: str)
     return draw
 
 
-def bars(names: Sequence[str], values: Sequence[float], beside: str, below: str = "", even: float | None = None) -> Callable[[Any], None]:
-    """Upright bars; a dashed line where all of them should be."""
+def bars(
+    names: Sequence[str], values: Sequence[float], beside: str, below: str = "", even: float | None = None, least: float = 0.0
+) -> Callable[[Any], None]:
+    """Upright bars; a dashed line where all of them should be. The axis reaches at least from `-least` to `least`: small ones stay small."""
 
     def draw(axes: Any) -> None:
         places = np.arange(len(values))
         axes.bar(places, values, color=ACCENT, width=0.75)
         axes.axhline(0 if even is None else even, color=INK, linewidth=0.9, linestyle="solid" if even is None else (0, (4, 3)))
-        every = max(len(names) // 12 + (len(names) % 12 > 0), 1)
+        # About forty characters fit.
+        every = -(-sum(len(name) + 1 for name in names) // 40)
         axes.set_xticks(places[::every], names[::every])
-        axes.set(xlabel=below, ylabel=beside)
+        low, high = axes.get_ylim()
+        axes.set(xlabel=below, ylabel=beside, ylim=(min(low, -least), max(high, least)))
         axes.grid(axis="x", visible=False)
 
     return draw
@@ -132,7 +137,7 @@ def lying_bars(names: Sequence[str], values: Sequence[float], below: str) -> Cal
         places = -np.arange(len(values))
         axes.barh(places, values, color=ACCENT, height=0.36)
         for place, name in zip(places, names, strict=True):
-            axes.text(min(0.0, *values), place + 0.24, name, va="bottom", color=INK)
+            axes.annotate(name, (0, place + 0.22), xytext=(4, 0), textcoords="offset points", va="bottom", color=INK)
         axes.axvline(0, color=INK, linewidth=0.9)
         axes.set(xlabel=below, yticks=[], ylim=(places[-1] - 0.5, 0.8))
 
@@ -170,6 +175,9 @@ def fan(
     def draw(axes: Any) -> None:
         ahead = np.arange(len(future))
         before = np.arange(-len(past), 0)
+        # One order of thousands weeks ago must not press everything else to the ground.
+        top = max(1.5 * float(max(future.max(), mean.max(), quantiles[0.9].max())), float(np.quantile(past, 0.9)), 1.0)
+        beyond = past > top
         axes.fill_between(ahead, quantiles[0.1], quantiles[0.9], color=ACCENT, alpha=0.22, linewidth=0)
         axes.fill_between(ahead, quantiles[0.25], quantiles[0.75], color=ACCENT, alpha=0.36, linewidth=0)
         axes.plot(ahead, mean, color=ACCENT)
@@ -177,7 +185,8 @@ def fan(
         axes.plot(ahead, future, color=INK, linewidth=1.1, marker="o", markersize=3)
         axes.axvline(-0.5, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
         axes.set_xticks([place for place, _ in marks], [name for _, name in marks])
-        axes.set(ylim=(0, None))
+        axes.scatter(before[beyond], np.full(beyond.sum(), 0.97 * top), marker="^", s=26, color=OTHERS)
+        axes.set(ylim=(0, top))
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.grid(axis="x", visible=False)
 

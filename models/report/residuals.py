@@ -24,9 +24,9 @@ def errors(study: Study) -> str:
         figure(
             "Loss by step",
             plots.drawing(
-                "by-step", range_text("Loss by step", study.by_step[study.subject]), plots.lines(coloured, f"{study.step}s ahead", "MWQL")
+                "by-step", range_text("Loss by step", study.by_step[study.subject]), plots.lines(coloured, f"{study.step}s ahead", "loss")
             ),
-            "A line that rises: the far end of the horizon is harder. Waves are the week's.",
+            "Relative to a mean step's demand, so that the steps' mean is MWQL. A line that rises: the far end is harder. Waves: the week's.",
             key(study),
         )
     ]
@@ -40,7 +40,7 @@ def errors(study: Study) -> str:
                 plots.drawing(
                     "acf",
                     range_text("Autocorrelation of errors", found),
-                    plots.bars([str(lag + 1) for lag in range(len(found))], found, "autocorrelation", f"{study.step}s apart"),
+                    plots.bars([str(lag + 1) for lag in range(len(found))], found, "autocorrelation", f"{study.step}s apart", least=0.3),
                 ),
                 f"Near 0: what is left is chance. Above 0 throughout: whole forecasts are too low or too high.{remembered}",
             )

@@ -7,7 +7,7 @@ import numpy as np
 from models import metrics, scores
 from models.bench import CLASSES
 from models.report import plots
-from models.report.markup import NOTHING, Cell, definitions, figure, grid, number, percent, section, table
+from models.report.markup import NOTHING, Cell, definitions, figure, grid, legend, number, percent, section, table, units
 from models.report.shared import colour, key
 from models.report.study import Study
 
@@ -26,8 +26,8 @@ _MEASURES: Final = {
     "MAPE": "Mean absolute error relative to the same step's demand, over steps with demand only: it prefers forecasts that are too low.",
     "R2": "Share of the variance of demand, over all products and steps together, that the means explain; 1 would be perfect.",
 }
-_SHOWN_AS: Final = {"R2": "R²", "cov80": "in 80 % interval", "WQL.9": "WQL at .9"}
-_AS_PERCENT: Final = frozenset({"bias", "cov80"})
+_SHOWN_AS: Final = {"R2": "R²", "cov80": "80 % interval", "WQL.9": "WQL at .9"}
+_AS_PERCENT: Final = frozenset({"bias", "cov80", "MAPE"})
 
 
 def models(study: Study) -> str:
@@ -65,14 +65,16 @@ def volume(study: Study) -> str:
     rows = [(model, [Cell(number(row[name]), row[name] == least[name]) for name in names]) for model, row in study.by_class.items()]
     classes = [
         (
-            name,
+            label,
             [
                 Cell(f"{row['products']:,.0f}"),
                 Cell(f"{row['most units']:,.0f}"),
-                *(Cell(percent(row[key])) for key in ("share", "zeros", "SUMW", "bias", "cov80")),
+                *(Cell(percent(row[name])) for name in ("share", "zeros")),
+                Cell(number(row["SUMW"])),
+                *(Cell(percent(row[name])) for name in ("bias", "cov80")),
             ],
         )
-        for name, row in study.class_rows().items()
+        for label, row in study.class_rows().items()
     ]
     head = [
         ("class", ""),
@@ -90,8 +92,10 @@ def volume(study: Study) -> str:
         "volume",
         "How it depends on how much a product sells",
         "Products in thirds by what they sold before the first cut-off. Slow sellers are hard for everybody: compare models, not classes.",
-        grid(figure("Loss by volume class", drawn, "One dot a model; further left is better.", key(study))),
-        table("MWQL by volume class", [("model", ""), *((name, "") for name in names)], rows, study.subject),
+        grid(
+            figure("Loss by volume class", drawn, "One dot a model; further left is better.", key(study)),
+            table("MWQL by volume class", [("model", ""), *((name, "") for name in names)], rows, study.subject),
+        ),
         table(f"The classes, and how {study.subject} does with them", head, classes),
     )
 
@@ -114,7 +118,7 @@ def products(study: Study) -> str:
         figure(
             title,
             plots.drawing(f"cloud-{name}", f"Forecast against actual units, {title.lower()}: {says}", plots.cloud(forecast, actual), 3.6),
-            f"The darker, the more pairs ({len(actual):,} in all). Pairs on the dashed line were forecast exactly; above it more was sold. "
+            f"The stronger the colour, the more pairs ({len(actual):,} in all). Pairs on the dashed line were forecast exactly; above it more was sold. "
             + (
                 "Single outcomes scatter: a mean of 0.4 meets a 0 or a 1."
                 if name == "steps"
@@ -131,7 +135,8 @@ def products(study: Study) -> str:
         "Forecast and actual",
         f"First all products, then six chosen by rule, as {study.subject} saw them from the last cut-off ({study.date(last)}).",
         grid(*drawn),
-        grid(*fans),
+        legend({"others": "before (▲ beyond the top)", "ink": "actual", "accent": "mean", "narrow": "50 % band", "wide": "80 % band"}),
+        grid(*fans, narrow=True),
     )
 
 
@@ -146,18 +151,13 @@ def _fan(study: Study, i: int, reason: str, product: int, cutoff: int) -> str:
         for at in sorted({-length, -length // 2, 0, bench.horizon - 1})
         if abs(at) > length // 6 or at == 0
     ]
+    mean = study.forecasts.mean[k, product]
     inside = metrics.inside(future, quantiles[0.1], quantiles[0.9])
-    drawn = plots.drawing(
-        f"fan-{i}",
-        f"{reason}: sold {number(float(future.sum()))} in {study.steps(bench.horizon)}, forecast {number(float(study.forecasts.mean[k, product].sum()))}",
-        plots.fan(past, future, quantiles, study.forecasts.mean[k, product], marks),
-    )
-    caption = (
-        f"{reason[0].upper()}{reason[1:]}. Sold {number(float(future.sum()))}, forecast {number(float(study.forecasts.mean[k, product].sum()))}; "
-        f"{percent(inside)} of the {study.step}s lay in the 80 % band."
-    )
-    key = {"others": "before", "ink": "actual", "accent": "mean", "narrow": "50 %", "wide": "80 %"}
-    return figure(bench.panel.product_ids[product], drawn, caption, key)
+    reason = reason[0].upper() + reason[1:]
+    sold = f"sold {units(float(future.sum()))} in {study.steps(bench.horizon)}, forecast {units(float(mean.sum()))}"
+    drawn = plots.drawing(f"fan-{i}", f"{reason}: {sold}", plots.fan(past, future, quantiles, mean, marks))
+    caption = f"{reason}: {sold}; {percent(inside)} of the {study.step}s lay in the 80 % band."
+    return figure(bench.panel.product_ids[product], drawn, caption)
 
 
 def calibration(study: Study, rng: np.random.Generator) -> str:
@@ -218,14 +218,17 @@ def _levels(study: Study) -> str:
         ]
         if cells:
             rows.append((f"{study.step} {name.split()[1]}, the worst" if name == worst else name, cells))
-    head = [("outcomes", ""), *((f"{level:.0%} quantile", f"Should hold {level} between its two shares") for level in metrics.LEVELS)]
+    head = [
+        ("outcomes", ""),
+        *((f"{level * 100:.0f} % quantile", f"Should hold {level} between its two shares") for level in metrics.LEVELS),
+    ]
     return table("Shares of outcomes below, and at or below, each quantile", head, rows)
 
 
 def _lead_times(study: Study) -> str:
     found = scores.sums(study.bench, study.forecasts)
     rows = [(study.steps(steps), [Cell(number(row["MWQL"])), Cell(percent(row["cov80"]))]) for steps, row in found.items()]
-    return table("Sums over lead times", [("lead time", ""), ("MWQL", _MEASURES["MWQL"]), ("in 80 % interval", "")], rows) if rows else ""
+    return table("Sums over lead times", [("lead time", ""), ("MWQL", _MEASURES["MWQL"]), ("80 % interval", "")], rows) if rows else ""
 
 
 def cleaning(study: Study) -> str:

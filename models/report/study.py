@@ -97,29 +97,37 @@ class Study:
         return str(when.strftime(text))
 
     def products(self) -> list[tuple[str, int]]:
-        """Up to six typical products, as reason and index, by rule: nobody chose pretty ones. All are born by the last cut-off."""
-        units = np.nan_to_num(self.truth).sum(axis=(0, 2))
-        loss = _losses(self.truth, self.forecasts)
-        relative = loss / np.where(units > 0, units, 1)
-        sold = np.flatnonzero(units > 0)
+        """Up to six typical products, as reason and index, by their forecasts from the last cut-off and by rule: nobody chose pretty ones.
+
+        Their loss is relative to what they sell, before and after; products that did not sell at all come only where no other did.
+        """
+        usual = self._sold_before_and_after()
+        loss = _losses(self.truth[-1], self.forecasts)
+        relative = loss / np.where(usual > 0, usual, 1)
+        sold = np.flatnonzero(usual > 0)
         rules = []
         for index, name in enumerate(CLASSES):
             members = sold[self.classes[sold] == index]
             members = members[np.argsort(relative[members], kind="stable")]
-            rules.append(
-                (f"typical {name} seller", members[np.argsort(np.abs(np.arange(len(members)) - len(members) // 2), kind="stable")])
-            )
-        rules.append(("best seller", _first(units, sold)))
+            from_middle = np.abs(np.arange(len(members)) - len(members) // 2)
+            rules.append((f"typical {name} seller", members[np.argsort(from_middle, kind="stable")]))
+        rules.append(("best seller", _first(usual, sold)))
         if self.rival is not None:
-            gain = _losses(self.truth, self.answers[self.rival]) - loss
+            gain = _losses(self.truth[-1], self.answers[self.rival]) - loss
             rules.append((f"gains most over {self.rival}", _first(gain, sold[gain[sold] > 0])))
         rules.append(("forecast worst, of the medium and fast", _first(relative, sold[self.classes[sold] > 0])))
-        rules.append(("another product", np.arange(self.bench.alive(self.bench.cutoffs[-1]))))
+        if not len(sold):
+            rules.append(("a product", np.flatnonzero(self.known[-1, :, 0])))
         found: list[tuple[str, int]] = []
-        for reason, order in rules[: None if not len(sold) else -1]:
+        for reason, order in rules:
             free = [int(i) for i in order if i not in [taken for _, taken in found]]
             found += [(reason, free[0])] if free else []
         return found
+
+    def _sold_before_and_after(self) -> Floats:
+        """Units lately before and over the horizon after the last cut-off, (products,); 0 for products that are not born by it."""
+        before = recent_units(self.bench, self.bench.cutoffs[-1])
+        return np.where(self.known[-1, :, 0], before + np.nan_to_num(self.truth[-1]).sum(axis=-1), 0.0)
 
     def class_rows(self) -> dict[str, dict[str, float]]:
         """What each volume class is, and how the subject does with it."""
@@ -152,6 +160,6 @@ def _first(values: Floats, among: npt.NDArray[np.int64]) -> npt.NDArray[np.int64
 
 
 def _losses(truth: Floats, forecasts: BacktestForecasts) -> Floats:
-    """Pinball loss of each product over all cut-offs, steps and scored levels, (products,)."""
-    each = [metrics.pinball(truth, forecasts.quantiles[level], level) for level in metrics.SCORED_LEVELS]
-    return np.asarray(np.nansum(each, axis=(0, 1, 3)))
+    """Pinball loss of each product over the steps after the last cut-off, `truth`, and the scored levels, (products,)."""
+    each = [metrics.pinball(truth, forecasts.quantiles[level][-1], level) for level in metrics.SCORED_LEVELS]
+    return np.asarray(np.nansum(each, axis=(0, 2)))

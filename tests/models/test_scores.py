@@ -11,6 +11,7 @@ from models import metrics, scores
 from models.bench import BacktestForecasts, no_progress
 from models.contenders import simple
 from models.dataset import UnusableData
+from tests.models import model_oracles
 from tests.models.benches import daily_bench
 
 NAN = float("nan")
@@ -77,8 +78,15 @@ def test_parts_are_scored_by_themselves() -> None:
         quantiles = {level: np.array([forecasts.quantiles[level][cell] for cell in cells]) for level in metrics.LEVELS}
         assert by_class[name] == pytest.approx(metrics.mwql(demand, quantiles))
         assert [one.below for one in found[name]] == pytest.approx([np.mean(demand < quantiles[level]) for level in metrics.LEVELS])
-    last = np.isfinite(truth[..., 6])
-    assert by_step[6] == pytest.approx(metrics.mwql(truth[last][:, 6], {level: q[last][:, 6] for level, q in forecasts.quantiles.items()}))
+    costs = [
+        2 / 3 * model_oracles.pinball(truth[k, i, 6], forecasts.quantiles[level][k, i, 6], level)
+        for k in range(3)
+        for i in range(9)
+        for level in metrics.SCORED_LEVELS
+        if bench.panel.born[i] <= bench.cutoffs[k]
+    ]
+    assert by_step[6] == pytest.approx(sum(costs) / (np.nansum(truth) / 7))
+    assert np.mean(by_step) == pytest.approx(benches.score(bench, forecasts)["MWQL"])
 
 
 def test_sums_are_scored_where_their_lead_time_has_passed() -> None:
