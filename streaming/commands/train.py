@@ -178,7 +178,11 @@ def _train(panels: "dict[str, Panel]", spec: "FeatureSpec", recipe: "Recipe", na
 
 
 def _finite(rows: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Without the metrics that have no value, which JSON cannot hold."""
+    """Without the metrics that have no value, which JSON cannot hold.
+
+    >>> _finite({"lstm": {"MWQL": 0.5, "MASE": float("nan")}})
+    {'lstm': {'MWQL': 0.5}}
+    """
     return {model: {name: value for name, value in row.items() if math.isfinite(value)} for model, row in rows.items()}
 
 
