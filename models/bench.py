@@ -17,8 +17,12 @@ import pandas as pd
 from models import metrics
 from models.dataset import Panel, UnusableData, panel
 from models.features import FeatureSpec
+from models.seasons import DAY_MS
 
 Floats = npt.NDArray[np.floating]
+
+# Products by how much they sell, least first.
+CLASSES: Final = ("slow", "medium", "fast")
 
 _PANEL: Final = "panel.parquet"
 _CUTOFFS: Final = "cutoffs.json"
@@ -125,26 +129,50 @@ def of_panel(source: Panel, spec: FeatureSpec, horizon: int, known: int, cutoffs
     return Bench(source, spec, dates, tuple(at.tolist()), horizon, season)
 
 
+def outcomes(bench: Bench) -> Floats:
+    """Demand after each cut-off, (cutoffs, products, horizon); NaN for products that are not born by it. Raises UnusableData."""
+    if bench.cutoffs[-1] + bench.horizon >= bench.panel.columns:
+        raise UnusableData("the panel ends before the last cut-off's horizon: nothing to score against")
+    after = [bench.panel.demand[:, cutoff + 1 : cutoff + 1 + bench.horizon, 0] for cutoff in bench.cutoffs]
+    born = [(bench.panel.born <= cutoff)[:, None] for cutoff in bench.cutoffs]
+    return np.where(np.stack(born), np.stack(after).astype(np.float64), np.nan)
+
+
 def score(bench: Bench, forecasts: BacktestForecasts) -> dict[str, float]:
-    """`metrics.table_row` over all products born by the cut-off."""
-    truth, naive, alive = [], [], []
-    for cutoff in bench.cutoffs:
-        if cutoff + bench.horizon >= bench.panel.columns:
-            raise UnusableData("the panel ends before the last cut-off's horizon: nothing to score against")
-        truth.append(bench.panel.demand[:, cutoff + 1 : cutoff + 1 + bench.horizon, 0])
-        alive.append(bench.panel.born <= cutoff)
-        naive.append(_squared_change(bench, cutoff))
-    known = np.stack(alive)
+    """`metrics.table_row` over all products born by the cut-off; values that have no meaning for the bench are NaN."""
+    truth = outcomes(bench)
+    known = np.isfinite(truth[..., 0])
+    of_each = {
+        "naive": [_change(bench, cutoff, 1, 2) for cutoff in bench.cutoffs],
+        "seasonal": [_change(bench, cutoff, bench.season, 1) for cutoff in bench.cutoffs],
+        "units": [recent_units(bench, cutoff) for cutoff in bench.cutoffs],
+    }
+    history = metrics.History(**{name: np.stack(values)[known] for name, values in of_each.items()})
     quantiles = {level: values[known] for level, values in forecasts.quantiles.items()}
-    return metrics.table_row(np.stack(truth)[known].astype(np.float64), forecasts.mean[known], quantiles, np.stack(naive)[known])
+    return metrics.table_row(truth[known], forecasts.mean[known], quantiles, history)
 
 
-def _squared_change(bench: Bench, cutoff: int) -> Floats:
-    """Mean squared step-to-step change since each product's first sale, (products,); 0 where there is none."""
+def _change(bench: Bench, cutoff: int, lag: int, power: int) -> Floats:
+    """Mean change from step to `lag`-th next step, absolute, to a power, since each product's first sale, (products,); 0 where there is none."""
     history = bench.panel.demand[:, : cutoff + 1, 0].astype(np.float64)
-    started = np.maximum.accumulate(history > 0, axis=1)[:, :-1]
-    squared = np.diff(history, axis=1) ** 2 * started
-    return np.asarray(squared.sum(axis=1) / np.maximum(started.sum(axis=1), 1))
+    started = np.maximum.accumulate(history > 0, axis=1)[:, : max(cutoff + 1 - lag, 0)]
+    changes = np.abs(history[:, lag:] - history[:, : started.shape[1]]) ** power * started
+    return np.asarray(changes.sum(axis=1) / np.maximum(started.sum(axis=1), 1))
+
+
+def recent_units(bench: Bench, cutoff: int) -> Floats:
+    """Demand of the newest 28 days or four seasons, whichever is longer, up to a cut-off, (products,)."""
+    steps = max(28 * DAY_MS // bench.spec.step_ms, 4 * bench.season)
+    return np.asarray(bench.panel.demand[:, max(cutoff + 1 - steps, 0) : cutoff + 1, 0].sum(axis=1, dtype=np.float64))
+
+
+def volume_classes(bench: Bench) -> npt.NDArray[np.int64]:
+    """Index into CLASSES of each product, (products,): terciles of recent units at the first cut-off, equals together.
+
+    Products that are born later are slow ones.
+    """
+    units = recent_units(bench, bench.cutoffs[0])
+    return np.searchsorted(np.sort(units), units) * len(CLASSES) // len(units)
 
 
 def external(bench: Bench, forecasts: BacktestForecasts) -> Any:

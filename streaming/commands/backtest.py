@@ -1,11 +1,16 @@
 """`trendcast backtest`: the model as it serves, on a rolling-origin bench."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from streaming.errors import UserError
+
+if TYPE_CHECKING:
+    from models.artefact import Artefact
+    from models.bench import BacktestForecasts, Bench
 
 
 def register(app: typer.Typer) -> None:
@@ -25,6 +30,7 @@ def backtest(
     ],
     iterations: Annotated[int, typer.Option(min=1, help="Longest training.")] = 1_000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed, data and machine give the same forecasts.")] = 1,
+    report: Annotated[Path | None, typer.Option(dir_okay=False, help="HTML for a report, one file with plots and all.")] = None,
 ) -> None:
     """Train up to the first cut-off, then stream on with frozen weights and carried state, forecasting at every cut-off.
 
@@ -34,7 +40,10 @@ def backtest(
 
     from models.batches import Recipe
     from models.dataset import UnusableData
+    from models.metrics import MAIN
 
+    if report is not None:
+        _need_plots()
     console = Console(stderr=True)
     console.print("loading TensorFlow …")
     from models import bench as benches
@@ -59,5 +68,31 @@ def backtest(
         rows = {name: benches.score(bench, answer) for name, answer in answers.items()}
     except (UnusableData, OSError) as error:
         raise UserError(f"cannot backtest {directory}: {error}") from error
-    print_table(f"{directory}, {len(bench.cutoffs)} cut-offs, {len(bench.panel.product_ids):,} products", rows, console)
+    print_table(f"{directory}, {len(bench.cutoffs)} cut-offs, {len(bench.panel.product_ids):,} products", rows, MAIN, console)
     console.print(f"forecasts written to {out}")
+    if report is not None:
+        _write_report(report, f"Backtest on {directory.name}", bench, answers, artefact)
+        console.print(f"report written to {report}")
+
+
+def _need_plots() -> None:
+    """Before minutes are spent on training."""
+    from models.report import require
+
+    try:
+        require()
+    except ImportError as error:
+        raise UserError(str(error)) from error
+
+
+def _write_report(path: Path, title: str, bench: "Bench", answers: "Mapping[str, BacktestForecasts]", artefact: "Artefact") -> None:
+    import numpy as np
+
+    from models.importance import importance
+    from models.report import Study, write
+
+    found = importance(bench, artefact, np.random.default_rng(1))
+    try:
+        write(Study(title, bench, answers, curve=artefact.training["curve"], importance=found), path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}") from error

@@ -61,7 +61,8 @@ def _measured(model: "Artefact") -> str:
     """`source 0.812 (0.990)` for each backtest in the artefact, one a line."""
     parts = []
     for source, rows in model.backtest.items():
-        others = [row["MWQL"] for name, row in rows.items() if name != model.name]
-        if model.name in rows and others:
-            parts.append(f"{source} {rows[model.name]['MWQL']:.3f} ({min(others):.3f})")
+        found = {name: row["MWQL"] for name, row in rows.items() if "MWQL" in row}
+        others = [value for name, value in found.items() if name != model.name]
+        if model.name in found and others:
+            parts.append(f"{source} {found[model.name]:.3f} ({min(others):.3f})")
     return "\n".join(parts) or "not measured"

@@ -1,6 +1,7 @@
 """`trendcast train`: a model from logs, a simulated shop, or exported features."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -147,6 +148,7 @@ def _train(panels: "dict[str, Panel]", spec: "FeatureSpec", recipe: "Recipe", na
     from models.backtest import stream
     from models.bench import no_progress, of_panel, score
     from models.contenders import BASELINES
+    from models.metrics import MAIN
     from models.seasons import DAY_MS
 
     kept = held_back * DAY_MS // spec.step_ms
@@ -171,17 +173,25 @@ def _train(panels: "dict[str, Panel]", spec: "FeatureSpec", recipe: "Recipe", na
             answers = {name: stream(bench, artefact, lambda done, _: update(done))}
         answers |= {rival: contender(bench, no_progress) for rival, contender in BASELINES.items()}
         tables[source] = {model: score(bench, answer) for model, answer in answers.items()}
-        print_table(f"newest {held_back} days of {source}, {len(bench.cutoffs)} cut-offs", tables[source], console)
-    return replace(artefact, backtest=tables)
+        print_table(f"newest {held_back} days of {source}, {len(bench.cutoffs)} cut-offs", tables[source], MAIN, console)
+    return replace(artefact, backtest={source: _finite(rows) for source, rows in tables.items()})
 
 
-def print_table(title: str, rows: dict[str, dict[str, float]], console: "Console") -> None:
+def _finite(rows: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Without the metrics that have no value, which JSON cannot hold.
+
+    >>> _finite({"lstm": {"MWQL": 0.5, "MASE": float("nan")}})
+    {'lstm': {'MWQL': 0.5}}
+    """
+    return {model: {name: value for name, value in row.items() if math.isfinite(value)} for model, row in rows.items()}
+
+
+def print_table(title: str, rows: dict[str, dict[str, float]], columns: Sequence[str], console: "Console") -> None:
     """Models by metrics, the best MWQL first."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", padding=(0, 1, 0, 0))
     table.add_column("model", no_wrap=True)
-    columns = list(next(iter(rows.values())))
     for column in columns:
         table.add_column(column, justify="right")
     for model, row in sorted(rows.items(), key=lambda item: item[1]["MWQL"]):

@@ -63,3 +63,18 @@ def lstm_step(weights: dict[str, np.ndarray], x: np.ndarray, h: np.ndarray, c: n
 def pinball(demand: float, quantile: float, level: float) -> float:
     """Cost of a quantile: `level` per unit too low, `1 - level` per unit too high."""
     return level * (demand - quantile) if demand > quantile else (1 - level) * (quantile - demand)
+
+
+def errors(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Of (actual, forecast) pairs, in the words of the definitions; NaN where a ratio has nothing below its line."""
+    n, mean = len(pairs), sum(y for y, _ in pairs) / len(pairs)
+    mse = sum((y - f) ** 2 for y, f in pairs) / n
+    variance = sum((y - mean) ** 2 for y, _ in pairs) / n
+    relative = [abs(y - f) / y for y, f in pairs if y > 0]
+    return {
+        "mse": mse,
+        "rmse": math.sqrt(mse),
+        "mae": sum(abs(y - f) for y, f in pairs) / n,
+        "mape": sum(relative) / len(relative) if relative else math.nan,
+        "r_squared": 1 - mse / variance if variance else math.nan,
+    }
