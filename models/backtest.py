@@ -34,11 +34,10 @@ def stream(bench: Bench, artefact: Artefact, progress: Progress = no_progress) -
         shop.live(column)
         if column in bench.cutoffs:
             k, alive = bench.cutoffs.index(column), bench.alive(column)
-            out, factors, group = shop.forecast(column, np.arange(alive))
-            quantiles = calibration.calibrated(out.quantiles.transpose(0, 2, 1), factors[group])
+            out = shop.forecast(column, np.arange(alive))[0]
             forecasts.mean[k, :alive] = out.mean[:, : bench.horizon]
             for level, index in zip(metrics.LEVELS, wanted, strict=True):
-                forecasts.quantiles[level][k, :alive] = quantiles[:, : bench.horizon, index]
+                forecasts.quantiles[level][k, :alive] = out.quantiles[:, index, : bench.horizon]
                 for s, steps in enumerate(shop.sums):
                     forecasts.sums[int(steps)][level][k, :alive] = out.cumulative_quantiles[:, s, index]
         progress(column + 1, bench.cutoffs[-1] + 1)
@@ -72,18 +71,19 @@ class _Shop:
         self._forecaster.advance(self._features[:alive], self._state[:alive], demand, step, covariates=covariates, in_place=True)
         due = np.flatnonzero(step % self._forecaster.horizon == self._turn[:alive])
         if column >= self._first_trial and len(due):
-            out, factors, group = self.forecast(column, due)
-            self._trials.put(due, Trials(step[due], group, out.mean, out.quantiles.transpose(0, 2, 1), factors[group]))
+            out, group, factors = self.forecast(column, due)
+            self._trials.put(due, Trials(step[due], group, out.mean, out.quantiles.transpose(0, 2, 1), factors))
 
-    def forecast(self, column: int, rows: npt.NDArray[np.intp]) -> tuple[Forecasts, F32, I64]:
-        """The model's own forecasts of some products, the factors, (classes, levels), and the products' volume classes."""
+    def forecast(self, column: int, rows: npt.NDArray[np.intp]) -> tuple[Forecasts, I64, F32]:
+        """Calibrated forecasts of some products, their volume classes, and the factors in their quantiles, (n, levels)."""
         forecaster, features = self._forecaster, self._features[rows]
         step = np.full(len(rows), self._bench.panel.first_step + column, np.int64)
         nothing = np.zeros((len(rows), 1 + len(forecaster.spec.streams)), np.float32)
         ahead = _ahead(self._bench, column, rows, max(forecaster.horizon, int(self.sums.max())))
-        out = forecaster.read_out(features, self._state[rows], step, nothing, nothing[:, 0], self.sums, ahead=ahead)
         group = calibration.volume_class(scales(forecaster.spec, features), forecaster.artefact.volume_limits)
-        return out, calibration.factors_of(self._outcomes, self._day(column), len(forecaster.levels)), group
+        factors = calibration.factors_of(self._outcomes, self._day(column), len(forecaster.levels))[group]
+        out = forecaster.read_out(features, self._state[rows], step, nothing, nothing[:, 0], self.sums, ahead=ahead, factors=factors)
+        return out, group, factors
 
     def _day(self, column: int) -> int:
         return (self._bench.panel.first_step + column) * self._bench.spec.step_ms // DAY_MS

@@ -56,8 +56,8 @@ class Trials:
     step: I64  # (n,) the last consumed step when it was made; NO_TRIAL: there is none
     group: I64  # (n,) volume class then
     mean: F32  # (n, horizon)
-    quantiles: F32  # (n, horizon, levels) the model's own
-    factors: F32  # (n, levels) that were on them when they were published
+    quantiles: F32  # (n, horizon, levels) as published
+    factors: F32  # (n, levels) that are in them
 
     def at(self, rows: npt.NDArray[np.intp]) -> "Trials":
         return Trials(self.step[rows], self.group[rows], self.mean[rows], self.quantiles[rows], self.factors[rows])
@@ -113,8 +113,8 @@ def outcomes(trials: Trials, step: I64, demand: F32, levels: Sequence[float]) ->
     """Compare forecasts on trial with the demand of `step`, (n,) each; demand of NaN (a gap) judges nobody."""
     rows = np.flatnonzero(np.isfinite(demand) & on_trial(trials, step))
     ahead = (step - trials.step)[rows] - 1
-    raw, came, level = trials.quantiles[rows, ahead].astype(np.float64), demand[rows].astype(np.float64), np.asarray(levels)
-    published = calibrated(trials.quantiles[rows, ahead][:, None], trials.factors[rows])[:, 0].astype(np.float64)
+    published, came, level = trials.quantiles[rows, ahead].astype(np.float64), demand[rows].astype(np.float64), np.asarray(levels)
+    raw = published / trials.factors[rows]
     values = (
         np.ones(len(rows)),
         came * _RESOLUTION,
@@ -143,8 +143,3 @@ def factors_of(by_day: Mapping[int, Outcomes], day: int, levels: int) -> F32:
     """Factor for each class and level, (classes, levels), of forecasts made on a day, by the outcomes of the days before."""
     remembered = range(day - LAG_DAYS - MEMORY_DAYS + 1, day - LAG_DAYS + 1)
     return best_factors(sum((by_day[past] for past in remembered if past in by_day), Outcomes.none(levels)))
-
-
-def calibrated(quantiles: F32, factors: F32) -> F32:
-    """Quantiles, (n, targets, levels), by their factors, (n, levels); rising still."""
-    return np.maximum.accumulate(quantiles * factors[:, None], axis=-1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
+from keras import ops
 
 from models import features as rows
 from models import nowcast, targets
@@ -57,9 +58,10 @@ class Forecaster:
     def _count(self) -> None:
         self.compilations += 1
 
-    def _decoded(self, weights: Any, inputs: Any, state: Any, targets_: Any, scale: Any) -> Any:
+    def _decoded(self, weights: Any, inputs: Any, state: Any, targets_: Any, scale: Any, factors: Any) -> Any:
         h = state[:, : self.artefact.hidden]
         mean, quantiles = decode(weights, inputs, h, targets_, scale, horizon=self.horizon, n_profiles=len(self.spec.periods))
+        quantiles = ops.concatenate([quantiles[:, : self.horizon] * factors[:, None], quantiles[:, self.horizon :]], axis=1)
         return central(mean, quantiles, self.levels), quantiles
 
     def _decoded_next(self, weights: Any, inputs: Any, state: Any, targets_: Any, scale: Any) -> Any:
@@ -111,24 +113,33 @@ class Forecaster:
         return mean
 
     def read_out(
-        self, features: F32, state: F32, step: I64, running: F32, elapsed: F32, sums: I64, *, ahead: F32 | None = None
+        self,
+        features: F32,
+        state: F32,
+        step: I64,
+        running: F32,
+        elapsed: F32,
+        sums: I64,
+        *,
+        ahead: F32 | None = None,
+        factors: F32 | None = None,
     ) -> Forecasts:
         """Forecasts of the `horizon` steps after `step`, shape (n,), and of the sums of as many steps as `sums`, (k,) or (n, k), says.
 
         `running`: (n, 1 + streams) demand and streams seen so far in step `step + 1`; `elapsed`: (n,) share of it that has passed.
         Zeros in both give the plain forecast. `ahead`: (n, span, covariates) of the coming steps, see `targets.decoder_inputs`.
-        Raises ValueError on a sum longer than `longest_sum`.
+        `factors`: (n, levels) that calibrate the steps' quantiles. Raises ValueError on a sum longer than `longest_sum`.
         """
         n = len(step)
         self._check(n, features=features, state=state, demand=running)
         lengths = np.broadcast_to(np.asarray(sums, np.int64), (n, np.shape(sums)[-1]))
         if lengths.size and not 1 <= lengths.min() <= lengths.max() <= self.longest_sum:
             raise ValueError(f"sums must span 1 to {self.longest_sum} steps, not {lengths.min()} to {lengths.max()}")
-        decoded = self._read(features, state, step, lengths, ahead)
+        decoded = self._read(features, state, step, lengths, ahead, factors)
         observed = np.maximum(running[:, 0], 0)
         return nowcast.nowcast(self.artefact.nowcast, decoded, self.horizon, lengths, observed, np.clip(elapsed, 0, 1).astype(np.float32))
 
-    def _read(self, features: F32, state: F32, step: I64, lengths: I64, ahead: F32 | None) -> tuple[F32, F32]:
+    def _read(self, features: F32, state: F32, step: I64, lengths: I64, ahead: F32 | None, factors: F32 | None) -> tuple[F32, F32]:
         """Decoded mean, (n, horizon + sums), and quantiles, (n, horizon + sums, levels), of whole targets, never below 0."""
         n, k = lengths.shape
         asked = np.ones((n, max(-(-k // SUMS), 1) * SUMS), np.int64)
@@ -136,16 +147,18 @@ class Forecaster:
         inputs = rows.encoder_inputs(self.spec, features, step, self.artefact.profiles)
         scale = rows.scales(self.spec, features)
         wanted = targets.decoder_inputs(self.spec, features, step, self.horizon, asked, self.artefact.profiles, ahead=ahead)
+        on_quantiles = np.ones((n, len(self.levels)), np.float32) if factors is None else factors
         mean = np.empty((n, self.horizon + k), np.float32)
         quantiles = np.empty((n, self.horizon + k, len(self.levels)), np.float32)
         for part, size in _batches(n):
-            batch = (_padded(array[part], size) for array in (inputs, state, wanted, scale))
+            batch = (_padded(array[part], size) for array in (inputs, state, wanted, scale, on_quantiles))
             some_mean, some_quantiles = self._decode(*batch)
             taken = slice(0, part.stop - part.start), slice(0, self.horizon + k)
             mean[part], quantiles[part] = some_mean[taken], some_quantiles[taken]
         mean[:, self.horizon :] *= lengths
         quantiles[:, self.horizon :] *= lengths[..., None]
-        return mean, np.maximum(quantiles, 0, out=quantiles)
+        np.maximum(quantiles, 0, out=quantiles)
+        return mean, quantiles if factors is None else np.maximum.accumulate(quantiles, axis=-1, out=quantiles)
 
     def _check(self, n: int, *, features: F32, state: F32, demand: F32) -> None:
         for name, array, width in (

@@ -22,6 +22,8 @@ from models.weights import Sizes, initial
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 # Held-out forecasts per look: enough that its noise is below what 100 iterations gain.
 _HELD_OUT_BATCHES = 6
+# Later weights are kept unless they are clearly worse: the loss of few held-out products wavers by so much, and the rate still falls.
+_NOISE = 0.03
 # Weight of the sums' loss beside that of the steps: sums are fewer, smoother and easier.
 _SUM_SHARE = 0.3
 
@@ -247,7 +249,7 @@ def _loop(
     rng: np.random.Generator,
     progress: Callable[[Progress], None],
 ) -> tuple[dict[str, F32], list[Progress]]:
-    """Train until the end or until the held-out products have not got better for a while; the best averaged weights and the curve."""
+    """Train until the end, or until the held-out products have been clearly worse for a while; the averaged weights before that, and the curve."""
     best, best_loss, since_best, looks, recent = learner.averaged(), np.inf, 0, [], []
     for iteration in range(1, recipe.iterations + 1):
         recent.append(learner.step(*draw(learning, recipe, horizon, longest, rng).arrays()))
@@ -255,9 +257,9 @@ def _loop(
             continue
         weights = learner.averaged()
         held_out = learner.held_out_loss(weights, checks)
-        better = held_out < best_loss
+        better = held_out < best_loss * (1 + _NOISE)
         if better:
-            best, best_loss, since_best = weights, held_out, 0
+            best, best_loss, since_best = weights, min(held_out, best_loss), 0
         else:
             since_best += 1
         looks.append(Progress(iteration, recipe.iterations, float(np.mean([float(x) for x in recent])), held_out, better))

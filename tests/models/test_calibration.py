@@ -76,11 +76,6 @@ def test_factors_of_a_day_rest_on_the_weeks_before_it_and_not_on_itself() -> Non
     assert used == list(range(100 + calibration.LAG_DAYS, 100 + calibration.LAG_DAYS + calibration.MEMORY_DAYS))
 
 
-def test_calibrated_quantiles_still_rise() -> None:
-    quantiles = np.array([[[1.0, 2.0, 3.0]]], np.float32)
-    assert calibration.calibrated(quantiles, np.array([[2.0, 0.5, 0.5]], np.float32)).tolist() == [[[2.0, 2.0, 2.0]]]
-
-
 def test_turns_spread_products_over_the_horizon() -> None:
     turns = calibration.turn([f"p{i}" for i in range(2_400)], 24)
     assert np.bincount(turns, minlength=24).min() > 60
