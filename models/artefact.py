@@ -41,6 +41,7 @@ class Artefact:
     width: int
     nowcast: NowcastRule
     volume_limits: tuple[float, float]  # typical demand per step between slow, medium and fast products
+    whole_units: bool  # demand comes in whole units: so do its quantiles
     profiles: tuple[F32, ...]
     weights: Mapping[str, F32]
     training: Mapping[str, Any] = field(default_factory=dict)  # data fingerprint, options, losses: whatever JSON holds
@@ -64,6 +65,7 @@ class Artefact:
             "width": self.width,
             "nowcast": asdict(self.nowcast),
             "volume_limits": list(self.volume_limits),
+            "whole_units": self.whole_units,
         }
 
     def arrays(self) -> dict[str, F32]:
@@ -102,12 +104,16 @@ def read(directory: Path) -> Artefact:
         spec = FeatureSpec.from_json(document["features"])
         names = {
             key: document[key]
-            for key in ("format", "name", "features", "horizon", "longest_sum", "levels", "hidden", "width", "nowcast", "volume_limits")
+            for key in (
+                *("format", "name", "features", "horizon", "longest_sum", "levels", "hidden", "width"),
+                *("nowcast", "volume_limits", "whole_units"),
+            )
         }
         horizon, longest, hidden, width = (int(document[key]) for key in ("horizon", "longest_sum", "hidden", "width"))
         levels = tuple(float(level) for level in document["levels"])
         rule = NowcastRule(weight=float(document["nowcast"]["weight"]), persistence=float(document["nowcast"]["persistence"]))
         slow, fast = (float(limit) for limit in document["volume_limits"])
+        whole_units = bool(document["whole_units"])
         expected_digest = str(document["digest"])
         training, backtest = dict(document["training"]), dict(document["backtest"])
     except (KeyError, TypeError, ValueError) as error:
@@ -121,7 +127,7 @@ def read(directory: Path) -> Artefact:
         raise UnusableArtefact(directory, f"{_WEIGHTS} and {_CONFIGURATION} do not belong together, or one is damaged")
     profiles = tuple(arrays.pop(f"profile.{period}") for period in spec.periods)
     name, limits = str(document["name"]), (slow, fast)
-    return Artefact(name, spec, horizon, longest, levels, hidden, width, rule, limits, profiles, arrays, training, backtest)
+    return Artefact(name, spec, horizon, longest, levels, hidden, width, rule, limits, whole_units, profiles, arrays, training, backtest)
 
 
 def _read_configuration(directory: Path) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def stream(bench: Bench, artefact: Artefact, progress: Progress = no_progress) -
         shop.live(column)
         if column in bench.cutoffs:
             k, alive = bench.cutoffs.index(column), bench.alive(column)
-            out = shop.forecast(column, np.arange(alive))[0]
+            out = forecaster.published(shop.forecast(column, np.arange(alive))[0])
             forecasts.mean[k, :alive] = out.mean[:, : bench.horizon]
             for level, index in zip(metrics.LEVELS, wanted, strict=True):
                 forecasts.quantiles[level][k, :alive] = out.quantiles[:, index, : bench.horizon]
@@ -67,7 +67,9 @@ class _Shop:
         step = np.full(alive, bench.panel.first_step + column, np.int64)
         covariates = None if bench.panel.covariates is None else bench.panel.covariates[:alive, column]
         on_trial = self._trials.at(np.arange(alive))
-        self._outcomes[self._day(column)] += calibration.outcomes(on_trial, step, demand[:, 0], self._forecaster.levels)
+        self._outcomes[self._day(column)] += calibration.outcomes(
+            on_trial, step, demand[:, 0], self._forecaster.levels, whole_units=self._forecaster.artefact.whole_units
+        )
         self._forecaster.advance(self._features[:alive], self._state[:alive], demand, step, covariates=covariates, in_place=True)
         due = np.flatnonzero(step % self._forecaster.horizon == self._turn[:alive])
         if column >= self._first_trial and len(due):

@@ -56,7 +56,7 @@ class Trials:
     step: I64  # (n,) the last consumed step when it was made; NO_TRIAL: there is none
     group: I64  # (n,) volume class then
     mean: F32  # (n, horizon)
-    quantiles: F32  # (n, horizon, levels) as published
+    quantiles: F32  # (n, horizon, levels) calibrated, not yet in whole units
     factors: F32  # (n, levels) that are in them
 
     def at(self, rows: npt.NDArray[np.intp]) -> "Trials":
@@ -109,12 +109,12 @@ def on_trial(trials: Trials, step: I64) -> npt.NDArray[np.bool_]:
     return np.asarray((trials.step < step) & (step - trials.mean.shape[1] <= trials.step))
 
 
-def outcomes(trials: Trials, step: I64, demand: F32, levels: Sequence[float]) -> Outcomes:
-    """Compare forecasts on trial with the demand of `step`, (n,) each; demand of NaN (a gap) judges nobody."""
+def outcomes(trials: Trials, step: I64, demand: F32, levels: Sequence[float], *, whole_units: bool) -> Outcomes:
+    """Compare forecasts on trial with the demand of `step`, (n,) each; demand of NaN (a gap) judges nobody. `whole_units`: see the artefact's."""
     rows = np.flatnonzero(np.isfinite(demand) & on_trial(trials, step))
     ahead = (step - trials.step)[rows] - 1
-    published, came, level = trials.quantiles[rows, ahead].astype(np.float64), demand[rows].astype(np.float64), np.asarray(levels)
-    raw = published / trials.factors[rows]
+    quantiles, came, level = trials.quantiles[rows, ahead].astype(np.float64), demand[rows].astype(np.float64), np.asarray(levels)
+    raw, published = quantiles / trials.factors[rows], np.rint(quantiles) if whole_units else quantiles
     values = (
         np.ones(len(rows)),
         came * _RESOLUTION,

@@ -139,6 +139,10 @@ class Forecaster:
         observed = np.maximum(running[:, 0], 0)
         return nowcast.nowcast(self.artefact.nowcast, decoded, self.horizon, lengths, observed, np.clip(elapsed, 0, 1).astype(np.float32))
 
+    def published(self, forecasts: Forecasts) -> Forecasts:
+        """What readers get of `read_out`'s forecasts: quantiles in whole units where demand comes in such."""
+        return forecasts.whole() if self.artefact.whole_units else forecasts
+
     def _read(self, features: F32, state: F32, step: I64, lengths: I64, ahead: F32 | None, factors: F32 | None) -> tuple[F32, F32]:
         """Decoded mean, (n, horizon + sums), and quantiles, (n, horizon + sums, levels), of whole targets, never below 0."""
         n, k = lengths.shape

@@ -39,6 +39,12 @@ class Forecasts:
         running = Running(r.by_now_mean[rows], r.by_now_quantiles[rows], r.step_mean[rows], r.step_quantiles[rows])
         return Forecasts(self.mean[rows], self.quantiles[rows], self.cumulative_mean[rows], self.cumulative_quantiles[rows], running)
 
+    def whole(self) -> "Forecasts":
+        """With quantiles in whole units, as those of counts are."""
+        r = self.running
+        running = Running(r.by_now_mean, np.rint(r.by_now_quantiles), r.step_mean, np.rint(r.step_quantiles))
+        return Forecasts(self.mean, np.rint(self.quantiles), self.cumulative_mean, np.rint(self.cumulative_quantiles), running)
+
     def finite(self) -> Bools:
         """(n,) products all of whose numbers are finite."""
         r = self.running

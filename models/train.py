@@ -77,8 +77,9 @@ def train(
     learner = Learner(weights, recipe, horizon, len(spec.periods))
     checks = [draw(held_out, recipe, horizon, longest, rng) for _ in range(_HELD_OUT_BATCHES)]
     best, history = _loop(learner, learning, checks, recipe, horizon, longest, rng, progress)
+    whole = all(bool((panel.demand[..., 0] == np.rint(panel.demand[..., 0])).all()) for panel in panels)
     untuned = Artefact(
-        name, spec, horizon, longest, LEVELS, sizes.hidden, sizes.width, NowcastRule(), _volume_limits(learning), profiles, best
+        name, spec, horizon, longest, LEVELS, sizes.hidden, sizes.width, NowcastRule(), _volume_limits(learning), whole, profiles, best
     )
     rule = fit_nowcast([learner.decoded(best, batch) for batch in checks], horizon)
     training = {

@@ -133,7 +133,7 @@ class Nowcasts:
                 features[over], state[over] = self._model.advance(features[over], state[over], demand, step[over])
             running = timeline.demand(self._model.spec, running_sums)
             out = self._model.read_out(features, state, step, running, elapsed, np.asarray(self._sums, np.int64))
-            return Timelines(step, lines.tile, features, state, lines.scores), out
+            return Timelines(step, lines.tile, features, state, lines.scores), self._model.published(out)
 
         ahead, out = await self._compute(decide)
         failpoint("forecast.decided")

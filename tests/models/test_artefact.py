@@ -25,7 +25,7 @@ def untrained() -> Artefact:
     sizes = Sizes(SPEC.n_encoder_inputs, SPEC.n_decoder_inputs, len(LEVELS), hidden=4, width=6)
     profiles = tuple(np.ones(period, np.float32) for period in SPEC.periods)
     weights = initial(sizes, np.random.default_rng(1))
-    return Artefact("test", SPEC, 24, 100, LEVELS, 4, 6, NowcastRule(), (0.5, 2.0), profiles, weights, {"seed": 1}, {"shop": {}})
+    return Artefact("test", SPEC, 24, 100, LEVELS, 4, 6, NowcastRule(), (0.5, 2.0), True, profiles, weights, {"seed": 1}, {"shop": {}})
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

@@ -32,8 +32,10 @@ def test_outcomes_do_not_depend_on_order_or_on_how_products_were_cut(seed: int, 
     rng = np.random.default_rng(seed)
     trials, demand, step = some_trials(40, rng, 1.3), rng.poisson(20, 40).astype(np.float32), rng.integers(1, HORIZON + 1, 40)
     order = rng.permutation(40)
-    whole = calibration.outcomes(trials, step, demand, LEVELS)
-    parts = [calibration.outcomes(trials.at(rows), step[rows], demand[rows], LEVELS) for rows in (order[cut:], order[:cut])]
+    whole = calibration.outcomes(trials, step, demand, LEVELS, whole_units=True)
+    parts = [
+        calibration.outcomes(trials.at(rows), step[rows], demand[rows], LEVELS, whole_units=True) for rows in (order[cut:], order[:cut])
+    ]
     assert same(whole, parts[0] + parts[1])
     assert whole.count.sum() == 40
 
@@ -45,14 +47,14 @@ def test_only_steps_of_the_horizon_are_judged_and_gaps_judge_nobody() -> None:
     step = np.array([0, 1, HORIZON, HORIZON + 1, 2])
     assert calibration.on_trial(trials, step).tolist() == [False, True, True, False, False]
     demand = np.array([1, np.nan, 3, 4, 5], np.float32)
-    assert calibration.outcomes(trials, step, demand, LEVELS).count.sum() == 1
+    assert calibration.outcomes(trials, step, demand, LEVELS, whole_units=True).count.sum() == 1
 
 
 @pytest.mark.parametrize("wrong_by", [0.6, 1.0, 1.5])
 def test_factors_go_part_of_the_way_that_would_have_been_right(wrong_by: float) -> None:
     rng = np.random.default_rng(2)
     trials = some_trials(6_000, rng, wrong_by)
-    found = calibration.outcomes(trials, np.ones(6_000, np.int64), rng.poisson(20, 6_000).astype(np.float32), LEVELS)
+    found = calibration.outcomes(trials, np.ones(6_000, np.int64), rng.poisson(20, 6_000).astype(np.float32), LEVELS, whole_units=True)
     factors = calibration.best_factors(found)
     assert factors.shape == (CLASSES, len(LEVELS))
     assert np.allclose(factors, (1 / wrong_by) ** 0.5, atol=0.06)
@@ -62,7 +64,7 @@ def test_nothing_known_and_nothing_to_gain_leave_quantiles_as_they_are() -> None
     assert (calibration.best_factors(Outcomes.none(3)) == 1).all()
     rng = np.random.default_rng(3)
     silent = replace(some_trials(500, rng), quantiles=np.zeros((500, HORIZON, 3), np.float32))
-    found = calibration.outcomes(silent, np.ones(500, np.int64), np.zeros(500, np.float32), LEVELS)
+    found = calibration.outcomes(silent, np.ones(500, np.int64), np.zeros(500, np.float32), LEVELS, whole_units=True)
     assert (calibration.best_factors(found) == 1).all()
     assert (found.at_most.sum(axis=0) == 500).all()
     assert 1 in FACTORS
@@ -70,7 +72,9 @@ def test_nothing_known_and_nothing_to_gain_leave_quantiles_as_they_are() -> None
 
 def test_factors_of_a_day_rest_on_the_weeks_before_it_and_not_on_itself() -> None:
     rng = np.random.default_rng(4)
-    wrong = calibration.outcomes(some_trials(2_000, rng, 2.0), np.ones(2_000, np.int64), rng.poisson(20, 2_000).astype(np.float32), LEVELS)
+    wrong = calibration.outcomes(
+        some_trials(2_000, rng, 2.0), np.ones(2_000, np.int64), rng.poisson(20, 2_000).astype(np.float32), LEVELS, whole_units=True
+    )
     by_day = {100: wrong}
     used = [day for day in range(95, 140) if (calibration.factors_of(by_day, day, 3) < 0.9).all()]
     assert used == list(range(100 + calibration.LAG_DAYS, 100 + calibration.LAG_DAYS + calibration.MEMORY_DAYS))

@@ -32,7 +32,7 @@ def untrained(spec: FeatureSpec, horizon: int) -> Artefact:
     for head in ("step.kernel", "sum.kernel"):
         weights[head] = (weights[head] * 30).astype(np.float32)
     profiles = tuple(rng.uniform(0.5, 1.5, period).astype(np.float32) for period in spec.periods)
-    return Artefact("test", spec, horizon, 672, LEVELS, sizes.hidden, sizes.width, NowcastRule(), (0.5, 2.0), profiles, weights)
+    return Artefact("test", spec, horizon, 672, LEVELS, sizes.hidden, sizes.width, NowcastRule(), (0.5, 2.0), True, profiles, weights)
 
 
 @pytest.fixture(scope="module", params=[HOURLY, DAILY], ids=["hourly", "daily"])

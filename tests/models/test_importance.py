@@ -40,7 +40,7 @@ def model(spec: FeatureSpec) -> Artefact:
         weights[name] = np.zeros_like(weights[name])
     weights["step.kernel"] *= 20
     profiles = tuple(np.ones(period, np.float32) for period in spec.periods)
-    return Artefact("test", spec, 7, 28, LEVELS, sizes.hidden, sizes.width, NowcastRule(), (0.5, 2.0), profiles, weights)
+    return Artefact("test", spec, 7, 28, LEVELS, sizes.hidden, sizes.width, NowcastRule(), (0.5, 2.0), True, profiles, weights)
 
 
 def test_only_what_is_connected_matters() -> None:
