@@ -98,13 +98,14 @@ def _lengths(spec: FeatureSpec, longest_sum: int, n: int, rng: np.random.Generat
 
 
 def _targets(one: Encoded, recipe: Recipe, product: I64, column: I64, horizon: int, lengths: I64) -> tuple[F32, F32]:
-    """Demand per step of each target and whether it counts; sums that reach beyond the panel do not."""
+    """Demand per step of each target and whether it counts; those that reach beyond the panel or hold a gap do not."""
     n, last = len(product), one.panel.columns
     starts = np.concatenate([np.broadcast_to(np.arange(horizon), (n, horizon)), np.zeros_like(lengths)], axis=1)
     ends = np.concatenate([np.broadcast_to(np.arange(1, horizon + 1), (n, horizon)), lengths], axis=1)
     begin, end = column[:, None] + 1 + starts, column[:, None] + 1 + ends
-    inside = end <= last
     at = product[:, None]
+    whole = one.gaps_before[at, np.minimum(end, last)] == one.gaps_before[at, np.minimum(begin, last)]
+    inside = (end <= last) & whole
     demand = (one.demand_before[at, np.minimum(end, last)] - one.demand_before[at, np.minimum(begin, last)]) / (ends - starts)
     grown = one.age[product, column - one.start] >= recipe.youngest
     return np.where(inside, demand, 0).astype(np.float32), (inside & grown[:, None]).astype(np.float32)

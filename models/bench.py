@@ -98,7 +98,7 @@ def load(directory: Path) -> Bench:
     known_ahead = [name for name in frame.columns if name.startswith("futr_")]
     spec = FeatureSpec.for_step(step_ms, streams, covariates=known_ahead)
     names, product = np.unique(ids.to_numpy(str), return_inverse=True)
-    first = int(every[0].as_unit("ms").value) // step_ms
+    first = int(every.as_unit("ms").asi8[0]) // step_ms  # a Timestamp's own `value` is in nanoseconds, whatever its unit
     values = frame[["y", *streams]].fillna(0).to_numpy(np.float64)
     whole = panel(names.tolist(), product, column.astype(np.int64) + first, values, first + len(every), spec.timezone)
     if known_ahead:

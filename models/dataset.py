@@ -24,7 +24,10 @@ class UnusableData(ValueError):
 
 @dataclass(frozen=True)
 class Panel:
-    """Demand of one shop: each product from its first step on, silent steps as zeros."""
+    """Demand of one shop: each product from its first step on, silent steps as zeros, gaps as NaN.
+
+    A gap is a step of which nothing is known: its units are NaN, its streams 0. See `models.cleaning`.
+    """
 
     product_ids: tuple[str, ...]  # (n,)
     first_step: int  # step index of the first column
@@ -32,6 +35,7 @@ class Panel:
     demand: F32  # (n, columns, 1 + streams) natural units; 0 before a product is born
     timezone: str
     covariates: F32 | None = None  # (n, columns, covariates) known-future ones, NaN: as the step before; None: there are none
+    stock: F32 | None = None  # (n, columns) units on hand when the step ended; NaN: unknown
 
     @property
     def columns(self) -> int:
@@ -41,23 +45,25 @@ class Panel:
     def fingerprint(self) -> str:
         """16 hexadecimal digits over all values."""
         sha = hashlib.sha256(repr((self.product_ids, self.first_step, self.timezone)).encode())
-        for array in (self.born, self.demand, *([] if self.covariates is None else [self.covariates])):
+        for array in (self.born, self.demand, *(known for known in (self.covariates, self.stock) if known is not None)):
             sha.update(np.ascontiguousarray(array).tobytes())
         return sha.hexdigest()[:16]
 
     def only(self, chosen: npt.ArrayLike) -> "Panel":
         """The panel of the products at these indices, which stay in order of birth."""
         order = np.sort(np.asarray(chosen, np.int64))
-        covariates = None if self.covariates is None else self.covariates[order]
         ids = tuple(self.product_ids[i] for i in order)
-        return Panel(ids, self.first_step, self.born[order], self.demand[order], self.timezone, covariates)
+        covariates = None if self.covariates is None else self.covariates[order]
+        stock = None if self.stock is None else self.stock[order]
+        return replace(self, product_ids=ids, born=self.born[order], demand=self.demand[order], covariates=covariates, stock=stock)
 
     def until(self, columns: int) -> "Panel":
         """The first `columns` steps, and the products born in them."""
         alive = int(np.searchsorted(self.born, columns))
+        ids, born, demand = self.product_ids[:alive], self.born[:alive], self.demand[:alive, :columns]
         covariates = None if self.covariates is None else self.covariates[:alive, :columns]
-        demand = self.demand[:alive, :columns]
-        return Panel(self.product_ids[:alive], self.first_step, self.born[:alive], demand, self.timezone, covariates)
+        stock = None if self.stock is None else self.stock[:alive, :columns]
+        return replace(self, product_ids=ids, born=born, demand=demand, covariates=covariates, stock=stock)
 
 
 def panel(
@@ -139,22 +145,32 @@ def from_cells(parts: Iterable[Cells], spec: FeatureSpec, timezone: str, end: in
 def shop_profiles(source: Panel, spec: FeatureSpec) -> tuple[F32, ...]:
     """Demand by phase over all products relative to its mean, (period,) each; frozen into the model.
 
-    Each step is compared with the week (the longest period) around it, so that growth does not look like a season.
+    Each step is compared with the week (the longest period) around it, so that growth does not look like a season. Gaps do not count.
     """
     alive = np.arange(1, source.columns + 1)
     alive = np.searchsorted(source.born, alive - 1, side="right")
-    total = source.demand[..., 0].sum(axis=0, dtype=np.float64) / np.maximum(alive, 1)
+    units = source.demand[..., 0]
+    gaps = np.isnan(units)
+    unknown = gaps.sum(axis=0)
+    total = np.where(gaps, 0, units).sum(axis=0, dtype=np.float64) / np.maximum(alive - unknown, 1)
+    counts = (unknown == 0) | (unknown < alive)  # not where every product has a gap
     week = max(spec.periods, default=1)
     before = np.concatenate([[0.0], np.cumsum(total)])
+    known_before = np.concatenate([[0], np.cumsum(counts)])
     low = np.clip(np.arange(source.columns) - week // 2, 0, max(source.columns - week, 0))
     high = np.minimum(low + week, source.columns)
-    around = (before[high] - before[low]) / (high - low)
+    known = known_before[high] - known_before[low]
+    around = (before[high] - before[low]) / np.maximum(known, 1)
+    # A week with a hole would be compared with the rest of its days only.
+    whole = counts & (known == high - low)
+    counts = whole if whole.any() else counts
     share = np.where(around > 0, total / np.maximum(around, 1e-9), 1.0)
     phases = season(source.first_step, source.columns, step_ms=spec.step_ms, periods=spec.periods, timezone=source.timezone).phases
     profiles = []
     for period, phase in zip(spec.periods, phases, strict=True):
+        phase = phase[counts]
         seen = np.bincount(phase, minlength=period)
-        mean = np.where(seen > 0, np.bincount(phase, weights=share, minlength=period) / np.maximum(seen, 1), 1.0)
+        mean = np.where(seen > 0, np.bincount(phase, weights=share[counts], minlength=period) / np.maximum(seen, 1), 1.0)
         profiles.append(np.clip(mean / mean.mean(), *_PROFILE_RANGE).astype(np.float32))
     return tuple(profiles)
 
@@ -172,7 +188,8 @@ class Encoded:
     age: F32  # (n, columns - start)
     slots: tuple[F32, ...]  # (n, columns + 1) for each period: the profile's slot that the column changed, after it; the last is 0
     coming: tuple[npt.NDArray[np.int32], ...]  # (columns, period): column that last changed the slot of each coming step, or the last
-    demand_before: npt.NDArray[np.float64]  # (n, columns + 1) sums of demand
+    demand_before: npt.NDArray[np.float64]  # (n, columns + 1) sums of demand, gaps as 0
+    gaps_before: npt.NDArray[np.int32]  # (n, columns + 1) numbers of gaps: a target with one in it is unknown
     covariates: F32  # (n, columns + longest, covariates) beyond the panel the last ones go on
     usual: F32  # (n, columns - start, covariates)
     season: Season  # of the columns and of what targets after the last one may need
@@ -230,9 +247,11 @@ def encode(source: Panel, spec: FeatureSpec, profiles: tuple[F32, ...], longest:
             age[:alive, here] = rows.ages(spec, view)
             usual[:alive, here] = rows.covariates(spec, view)[0]
     coming = tuple(_coming(phase, period, columns) for phase, period in zip(whole.phases, spec.periods, strict=True))
-    before = np.zeros((n, columns + 1))
-    np.cumsum(source.demand[..., 0], axis=1, dtype=np.float64, out=before[:, 1:])
-    return Encoded(source, spec, profiles, start, inputs, scale, age, slots, coming, before, covariates, usual, whole)
+    before, gaps_before = np.zeros((n, columns + 1)), np.zeros((n, columns + 1), np.int32)
+    gaps = np.isnan(source.demand[..., 0])
+    np.cumsum(np.where(gaps, 0, source.demand[..., 0]), axis=1, dtype=np.float64, out=before[:, 1:])
+    np.cumsum(gaps, axis=1, out=gaps_before[:, 1:])
+    return Encoded(source, spec, profiles, start, inputs, scale, age, slots, coming, before, gaps_before, covariates, usual, whole)
 
 
 def _filled(source: Panel, beyond: int) -> F32:

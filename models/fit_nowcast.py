@@ -22,7 +22,7 @@ def fit_nowcast(decoded: Sequence[tuple[Batch, F32]], horizon: int) -> NowcastRu
     """
     demand = np.concatenate([batch.demand[:, :horizon] for batch, _ in decoded]).astype(np.float64)
     mean = np.concatenate([mean[:, :horizon] for _, mean in decoded]).astype(np.float64)
-    known = np.concatenate([batch.known[:, 0] for batch, _ in decoded]) > 0
+    known = np.concatenate([batch.known[:, :horizon].all(axis=1) for batch, _ in decoded])  # no gap in the horizon
     demand, mean = demand[known], mean[known]
     if not len(demand) or horizon < 2:
         return NowcastRule()

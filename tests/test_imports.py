@@ -27,9 +27,9 @@ PURE = [
     ),
     *(
         f"models/{name}.py"
-        for name in ("alerts", "alert_evidence", "alert_messages", "alert_policy", "contenders/simple", "features", "metrics")
+        for name in ("alerts", "alert_evidence", "alert_messages", "alert_policy", "calendar", "cleaning", "contenders/simple")
     ),
-    *(f"models/{name}.py" for name in ("nowcast", "records", "seasons", "targets", "timeline")),
+    *(f"models/{name}.py" for name in ("features", "metrics", "nowcast", "records", "seasons", "targets", "timeline")),
     *(f"streaming/{name}.py" for name in ("columns", "contracts", "decode", "deadletters", "ingest_plan", "messages", "schedule")),
     *(f"simulator/{name}.py" for name in ("compare", "demand", "dirt", "encode", "events", "faults", "feed", "shop", "truth")),
     "simulator/demo/check.py",

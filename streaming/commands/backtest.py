@@ -28,11 +28,14 @@ def backtest(
     out: Annotated[
         Path, typer.Option(dir_okay=False, help="Parquet for the forecasts: unique_id, cutoff, ds, mean, q10, q25, q50, q75, q90.")
     ],
+    clean: Annotated[bool, typer.Option(help="Clean what is learned from, and report each change (docs/cleaning.md).")] = False,
     iterations: Annotated[int, typer.Option(min=1, help="Longest training.")] = 1_000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed, data and machine give the same forecasts.")] = 1,
     report: Annotated[Path | None, typer.Option(dir_okay=False, help="HTML for a report, one file with plots and all.")] = None,
 ) -> None:
     """Train up to the first cut-off, then stream on with frozen weights and carried state, forecasting at every cut-off.
+
+    A bench is taken as it was prepared unless `--clean` is given; forecasts always see, and are judged by, the panel as it is.
 
     Any frequency. Prints the errors beside those of simple forecasts.
     """
@@ -49,13 +52,18 @@ def backtest(
     from models import bench as benches
     from models import train as training
     from models.backtest import stream
+    from models.cleaning import clean as cleaned
     from models.contenders import BASELINES
+    from streaming.commands.cleaning import print_changes
     from streaming.commands.train import print_table, progress_bar
 
     try:
         bench = benches.load(directory)
         recipe = Recipe.for_spec(bench.spec, iterations=iterations, seed=seed)
         known = bench.panel.until(bench.cutoffs[0] + 1)
+        if clean:
+            known, changes = cleaned(known, bench.spec)
+            print_changes(f"cleaning of {directory}", changes, console)
         with progress_bar("training", iterations, console) as update:
             artefact = training.train(
                 [known], bench.spec, recipe, name="lstm", horizon=bench.horizon, progress=lambda look: update(look.iteration)

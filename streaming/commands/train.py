@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from streaming.commands import load_settings
+from streaming.commands import cleaning, load_settings
 from streaming.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from models.artefact import Artefact
     from models.batches import Recipe
+    from models.cleaning import Change, Policy
     from models.dataset import Panel
     from models.features import FeatureSpec
     from models.train import Progress
@@ -49,6 +50,12 @@ def train(
     streams: Annotated[str, typer.Option(help="Measures used beside units, separated by commas.")] = "orders,views,carts",
     products: Annotated[int, typer.Option(min=2, help="Products taken from each source, those with the most demand.")] = 800,
     held_back: Annotated[int, typer.Option(min=0, help="Newest days kept back and forecast afterwards, as a test; 0: none.")] = 14,
+    clean: Annotated[bool, typer.Option(help="Clean what is learned from, and report each change (docs/cleaning.md).")] = True,
+    skip_rule: Annotated[list[str] | None, typer.Option(help="A rule of cleaning to leave out; may be given several times.")] = None,
+    adjustment_ids: Annotated[str | None, typer.Option(help="Regular expression: ids of what is no product, as postage.")] = None,
+    outliers: Annotated[
+        float | None, typer.Option(min=1, help="Cut demand so many spreads above the product's median; not cut else.")
+    ] = None,
     iterations: Annotated[int, typer.Option(min=1, help="Longest training.")] = 1_000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed, data and machine give the same model.")] = 1,
 ) -> None:
@@ -68,10 +75,12 @@ def train(
     if not (log or simulate or export):
         raise UserError("nothing to learn from; give --log FILE, --simulate DAYS or --export FILE")
     spec = FeatureSpec.for_step(HOUR_MS if step is Step.HOUR else DAY_MS, chosen)
+    policy = cleaning.policy(skip_rule or [], adjustment_ids, outliers) if clean else None
     console = Console(stderr=True)
     try:
-        panels = _panels(log or [], simulate, export or [], spec, products, seed, console)
-        artefact = _train(panels, spec, Recipe.for_spec(spec, iterations=iterations, seed=seed), name, held_back, console)
+        panels, read = _panels(log or [], simulate, export or [], spec, products, seed, console)
+        recipe = Recipe.for_spec(spec, iterations=iterations, seed=seed)
+        artefact = _train(panels, spec, recipe, name, held_back, policy, read, console)
     except UnusableData as error:
         raise UserError(f"cannot train: {error}") from error
     from models.artefact import write
@@ -82,11 +91,12 @@ def train(
 
 def _panels(
     logs: list[Path], days: int, exports: list[Path], spec: "FeatureSpec", products: int, seed: int, console: "Console"
-) -> "dict[str, Panel]":
-    """The panel of each source, by a name for the report."""
+) -> "tuple[dict[str, Panel], dict[str, list[Change]]]":
+    """The panel of each source, by a name for the report, and what reading it left out."""
     from models.dataset import Panel
 
     panels: dict[str, Panel] = {}
+    read: dict[str, list[Change]] = {}
     for path in logs:
         from simulator.replay import load, recognise
 
@@ -95,6 +105,7 @@ def _panels(
         chunks = source.chunks(source.feed(partitions=_one_partition()))
         span = (source.start_ms, source.last_event_ms + 1)
         panels[path.stem] = _fold(path.name, chunks, source.rules, span, spec, timezone, products, console)
+        read[path.stem] = [cleaning.unusable_rows(source.log.skipped, panels[path.stem])]
     if days:
         from models.seasons import DAY_MS
         from simulator.demand import ShopConfig
@@ -107,8 +118,9 @@ def _panels(
         chunks = shop.chunks(SIMULATION_START_MS, end_ms, partitions=_one_partition())
         panels["simulated"] = _fold("simulated shop", chunks, shop.rules, (SIMULATION_START_MS, end_ms), spec, "UTC", products, console)
     if exports:
-        panels["export"] = _exported(exports, spec, products)
-    return panels
+        panels["export"], repeated = _exported(exports, spec, products)
+        read["export"] = [repeated]
+    return panels, read
 
 
 def _one_partition() -> Any:
@@ -129,30 +141,53 @@ def _fold(
         return from_cells(parts, spec, timezone, end=span[1] // spec.step_ms, limit=products)
 
 
-def _exported(paths: list[Path], spec: "FeatureSpec", products: int) -> "Panel":
+def _exported(paths: list[Path], spec: "FeatureSpec", products: int) -> "tuple[Panel, Change]":
     import pandas as pd
 
+    from models.cleaning import repeated_rows, with_stock
     from models.dataset import from_export
 
     try:
         frame = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
     except (OSError, ValueError) as error:
         raise UserError(f"an export cannot be read: {error}") from error
-    return from_export(frame, spec, load_settings().timezone, products)
+    panel = from_export(frame, spec, load_settings().timezone, products)
+    frame, repeated = repeated_rows(frame[frame["closed"].astype(bool)])
+    if "stock" in frame.columns:
+        frame = frame.sort_values("start_ms")
+        panel = with_stock(panel, frame["product_id"].astype(str).tolist(), frame["start_ms"] // spec.step_ms, frame["stock"])
+    return panel, repeated
 
 
-def _train(panels: "dict[str, Panel]", spec: "FeatureSpec", recipe: "Recipe", name: str, held_back: int, console: "Console") -> "Artefact":
-    from dataclasses import replace
+def _train(
+    panels: "dict[str, Panel]",
+    spec: "FeatureSpec",
+    recipe: "Recipe",
+    name: str,
+    held_back: int,
+    policy: "Policy | None",
+    read: "dict[str, list[Change]]",
+    console: "Console",
+) -> "Artefact":
+    from dataclasses import asdict, replace
 
     from models import train as training
     from models.backtest import stream
     from models.bench import no_progress, of_panel, score
+    from models.cleaning import clean
     from models.contenders import BASELINES
     from models.metrics import MAIN
     from models.seasons import DAY_MS
 
     kept = held_back * DAY_MS // spec.step_ms
     learning = {source: panel.until(panel.columns - kept) for source, panel in panels.items()}
+    report: list[dict[str, Any]] = []
+    if policy is not None:
+        for source, panel in learning.items():
+            learning[source], changes = clean(panel, spec, policy)
+            changes = read.get(source, []) + changes
+            cleaning.print_changes(f"cleaning of {source}", changes, console)
+            report += [{"source": source, **asdict(change), "examples": list(change.examples)} for change in changes]
     console.print("loading TensorFlow …")
     with progress_bar("training", recipe.iterations, console) as update:
 
@@ -163,7 +198,7 @@ def _train(panels: "dict[str, Panel]", spec: "FeatureSpec", recipe: "Recipe", na
             )
 
         artefact = training.train(list(learning.values()), spec, recipe, name=name, progress=show)
-    artefact = replace(artefact, training={"sources": list(panels), **artefact.training})
+    artefact = replace(artefact, training={"sources": list(panels), "cleaning": report, **artefact.training})
     if not kept:
         return artefact
     tables: dict[str, Any] = {}

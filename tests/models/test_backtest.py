@@ -56,6 +56,8 @@ def untrained(spec: FeatureSpec) -> Artefact:
 def test_any_frequency(tmp_path: Path, freq: str, season: int, periods: tuple[int, ...]) -> None:
     bench = benches.load(write_bench(tmp_path / "bench", freq, season))
     assert bench.spec.periods == periods
+    start = pd.Timestamp(bench.panel.first_step * bench.spec.step_ms, unit="ms")
+    assert start <= bench.dates[0] < start + pd.Timedelta(bench.spec.step_ms, unit="ms")
     scored = backtest.stream(bench, untrained(bench.spec))
     frame = benches.external(bench, scored)
     assert np.isfinite(list(benches.score(bench, scored).values())).all()

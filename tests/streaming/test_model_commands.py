@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from models.artefact import read
+from models.seasons import HOUR_MS
 from streaming.cli import build
 from streaming.errors import UserError
 
@@ -20,6 +22,12 @@ def test_a_simulated_shop_trains_a_model_that_is_listed(tmp_path: Path, monkeypa
     model = read(out)
     assert (model.name, model.horizon, model.spec.streams) == ("tiny", 24, ("orders", "views", "carts"))
     assert model.training["sources"] == ["simulated"]
+    assert [(change["rule"], change["cells"]) for change in model.training["cleaning"]] == [
+        ("adjustments", 0),
+        ("stock-outs", 0),
+        ("outages", 0),
+    ]
+    assert "cleaning of simulated" in done.output
     assert set(model.backtest["simulated"]) == {"tiny", "28-day mean", "seasonal naive"}
 
     (tmp_path / "models" / "broken").mkdir()
@@ -38,6 +46,8 @@ def test_a_simulated_shop_trains_a_model_that_is_listed(tmp_path: Path, monkeypa
     [
         ([], "nothing to learn from"),
         (["--simulate", "3", "--streams", "clicks"], "no stream clicks"),
+        (["--simulate", "3", "--skip-rule", "nights"], "no rule nights; choose from adjustments"),
+        (["--simulate", "3", "--adjustment-ids", "("], "no regular expression"),
         (["--log", "nowhere.parquet"], "no file nowhere.parquet"),
         (["--export", "nowhere.parquet"], "cannot be read"),
         (["--simulate", "1", "--products", "5"], "cannot train"),
@@ -47,6 +57,23 @@ def test_what_cannot_be_trained_says_why(options: list[str], says: str, tmp_path
     done = CliRunner().invoke(build(), ["train", "--out", str(tmp_path / "model"), *options])
     assert isinstance(done.exception, UserError)
     assert says in str(done.exception)
+
+
+def test_an_export_is_cleaned_of_repeated_rows_outages_and_stock_outs(tmp_path: Path) -> None:
+    rows = [(f"p{i}", hour) for i in range(30) for hour in range(24 * 40) if not 500 <= hour < 700]
+    frame = pd.DataFrame([*rows, ("p7", 12)], columns=["product_id", "hour"]).assign(units=2.0, closed=True, stock=9.0, orders=1.0)
+    frame["start_ms"], frame["end_ms"] = frame["hour"] * HOUR_MS, (frame["hour"] + 1) * HOUR_MS
+    frame.loc[(frame["product_id"] == "p3") & (frame["hour"] == 100), "stock"] = 0
+    frame.to_parquet(tmp_path / "export.parquet")
+    options = ["--export", str(tmp_path / "export.parquet"), "--streams", "orders", "--held-back", "0", "--iterations", "1"]
+    for more in ([], ["--skip-rule", "outages"], ["--no-clean"]):
+        done = CliRunner().invoke(build(), ["train", *options, *more, "--out", str(tmp_path / "model")], env=WIDE)
+        assert done.exit_code == 0, done.output
+        found = {change["rule"]: change["cells"] for change in read(tmp_path / "model").training["cleaning"]}
+        expected = {"repeated rows": 1, "adjustments": 0, "stock-outs": 1, "outages": 30 * 200}
+        if more:
+            del expected["outages"]
+        assert found == ({} if more == ["--no-clean"] else expected)
 
 
 def test_a_place_without_models_says_so(tmp_path: Path) -> None:
