@@ -25,22 +25,29 @@ def backtest(
     ],
     iterations: Annotated[int, typer.Option(min=1, help="Longest training.")] = 1_000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed, data and machine give the same forecasts.")] = 1,
+    contenders: Annotated[
+        str, typer.Option(help="Other models beside it in the table: all, baselines, none, or names separated by commas.")
+    ] = "baselines",
 ) -> None:
     """Train up to the first cut-off, then stream on with frozen weights and carried state, forecasting at every cut-off.
 
-    Any frequency. Prints the errors beside those of simple forecasts.
+    Any frequency. Prints the errors beside those of other models, which see the same history.
     """
     from rich.console import Console
 
     from models.batches import Recipe
+    from models.contenders import chosen
     from models.dataset import UnusableData
 
+    try:
+        rivals = chosen(contenders)
+    except UnusableData as error:
+        raise UserError(str(error)) from error
     console = Console(stderr=True)
     console.print("loading TensorFlow …")
     from models import bench as benches
     from models import train as training
     from models.backtest import stream
-    from models.contenders import BASELINES
     from streaming.commands.train import print_table, progress_bar
 
     try:
@@ -55,8 +62,11 @@ def backtest(
             forecasts = stream(bench, artefact, lambda done, _: update(done))
         out.parent.mkdir(parents=True, exist_ok=True)
         benches.external(bench, forecasts).to_parquet(out, index=False)
-        answers = {"lstm": forecasts, **{name: contender(bench, benches.no_progress) for name, contender in BASELINES.items()}}
-        rows = {name: benches.score(bench, answer) for name, answer in answers.items()}
+        rows = {"lstm": benches.score(bench, forecasts)}
+        for name, contender in rivals.items():
+            with progress_bar(name, 1, console) as update:
+                answer = contender(bench, lambda done, of: update(done / of))
+            rows[name] = benches.score(bench, answer)
     except (UnusableData, OSError) as error:
         raise UserError(f"cannot backtest {directory}: {error}") from error
     print_table(f"{directory}, {len(bench.cutoffs)} cut-offs, {len(bench.panel.product_ids):,} products", rows, console)

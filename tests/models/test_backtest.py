@@ -100,13 +100,15 @@ def test_an_unusable_bench_says_why(tmp_path: Path, change: dict[str, object], s
 def test_the_command_writes_what_benches_read(tmp_path: Path) -> None:
     bench = write_bench(tmp_path / "bench")
     out = tmp_path / "out" / "forecasts.parquet"
-    done = CliRunner().invoke(build(), ["backtest", str(bench), "--out", str(out), "--iterations", "3"], env={"COLUMNS": "200"})
+    options = ["--out", str(out), "--iterations", "3", "--contenders", "ridge, seasonal naive"]
+    done = CliRunner().invoke(build(), ["backtest", str(bench), *options], env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
     frame = pd.read_parquet(out)
     assert list(frame.columns) == ["unique_id", "cutoff", "ds", "mean", "q10", "q25", "q50", "q75", "q90"]
     assert (frame["q10"] <= frame["q50"]).all()
     assert (frame["q50"] <= frame["q90"]).all()
-    assert "seasonal naive" in done.output
+    printed = [line.split("│")[1].strip() for line in done.output.splitlines() if line.startswith("│")]
+    assert set(printed) == {"lstm", "ridge", "seasonal naive"}
 
 
 def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
