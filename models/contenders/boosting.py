@@ -25,6 +25,7 @@ _PARAMETERS: Final[dict[str, Any]] = {
     "random_state": _SEED,
     "deterministic": True,
     "force_row_wise": True,
+    "n_jobs": 0,  # as many threads as OpenMP is told; waiting for each other is dear where cores are shared
     "verbose": -1,
 }
 

@@ -41,7 +41,7 @@ class Reach:
     """How far back features look, in steps."""
 
     lags: tuple[int, ...]  # 0 is the origin's own step
-    windows: tuple[int, int, int]  # rising; the scale is the mean over the middle one
+    windows: tuple[int, int, int]  # rising; the scale is of the two longer ones
     seasons: tuple[int, ...]  # rising; empty: none
 
     @classmethod
@@ -82,8 +82,12 @@ class Known:
 
 
 def scales(known: Known, reach: Reach) -> F64:
-    """Each product's typical demand of a step, (n,), always positive."""
-    return _mean(known.demand[:, -reach.windows[1] :]) + _LEAST_SCALE
+    """Each product's typical demand of a step, (n,), always positive.
+
+    Of two windows: after a month of silence a first sale must not seem hundreds of times the usual.
+    """
+    middle, longest = (_mean(known.demand[:, -window:]) for window in reach.windows[1:])
+    return (middle + longest) / 2 + _LEAST_SCALE
 
 
 def at_origin(known: Known, reach: Reach) -> F64:
