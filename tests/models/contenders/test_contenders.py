@@ -16,7 +16,7 @@ from streaming.cli import build
 from streaming.errors import UserError
 from tests.models.benches import daily_bench, seasonal_shop, with_another_future
 
-SMALL = recurrent.Recipe(window=21, units=12, dropout=0.0, batch=64, iterations=200, learning_rate=1e-2)
+SMALL = recurrent.Recipe(window=14, units=12, dropout=0.0, batch=64, iterations=150, learning_rate=1e-2)
 # The same, of a size for tests.
 QUICK_MEMBERS = {
     "28-day mean": simple.window_mean,
@@ -32,7 +32,8 @@ TESTED = {
     "window LSTM": recurrent.window_network("LSTM", SMALL),
     "window GRU": recurrent.window_network("GRU", SMALL),
 }
-LEARNING = [name for name in TESTED if name not in {"28-day mean", "seasonal naive"}]
+# The GRU is the LSTM but for its layers; one of them is slow enough.
+LEARNING = [name for name in TESTED if name not in {"28-day mean", "seasonal naive", "window GRU"}]
 WITHOUT_SEASONS = {"28-day mean"}
 
 
