@@ -28,9 +28,9 @@ _PANEL: Final = "panel.parquet"
 _CUTOFFS: Final = "cutoffs.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bench:
-    """What is to be forecast: a panel beyond the last cut-off, its dates, and the columns of the cut-offs."""
+    """What is to be forecast: a panel beyond the last cut-off, its dates, and the columns of the cut-offs. Equal to itself alone."""
 
     panel: Panel
     spec: FeatureSpec
@@ -127,6 +127,19 @@ def of_panel(source: Panel, spec: FeatureSpec, horizon: int, known: int, cutoffs
     start = pd.Timestamp(source.first_step * spec.step_ms, unit="ms")
     dates = pd.date_range(start, periods=source.columns, freq=pd.Timedelta(spec.step_ms, unit="ms"))
     return Bench(source, spec, dates, tuple(at.tolist()), horizon, season)
+
+
+def earlier(bench: Bench, cutoffs: int = 3) -> Bench | None:
+    """The same question some time ago: up to so many cut-offs, a horizon apart, whose horizons have all ended by the first cut-off.
+
+    Its panel ends at that cut-off: what is fitted on it knows nothing of the test. None where less than half the history would be left.
+    """
+    first = bench.cutoffs[0]
+    at = [first - back * bench.horizon for back in range(cutoffs, 0, -1)]
+    ended = tuple(cutoff for cutoff in at if cutoff >= (first + 1) // 2 and bench.alive(cutoff))
+    if not ended:
+        return None
+    return replace(bench, panel=bench.panel.until(first + 1), dates=bench.dates[: first + 1], cutoffs=ended)
 
 
 def outcomes(bench: Bench) -> Floats:

@@ -32,28 +32,35 @@ def backtest(
     iterations: Annotated[int, typer.Option(min=1, help="Longest training.")] = 1_000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed, data and machine give the same forecasts.")] = 1,
     report: Annotated[Path | None, typer.Option(dir_okay=False, help="HTML for a report, one file with plots and all.")] = None,
+    contenders: Annotated[
+        str, typer.Option(help="Other models beside it in the table: all, baselines, none, or names separated by commas.")
+    ] = "baselines",
 ) -> None:
     """Train up to the first cut-off, then stream on with frozen weights and carried state, forecasting at every cut-off.
 
     A bench is taken as it was prepared unless `--clean` is given; forecasts always see, and are judged by, the panel as it is.
 
-    Any frequency. Prints the errors beside those of simple forecasts.
+    Any frequency. Prints the errors beside those of other models, which see the same history.
     """
     from rich.console import Console
 
     from models.batches import Recipe
+    from models.contenders import chosen
     from models.dataset import UnusableData
     from models.metrics import MAIN
 
     if report is not None:
         _need_plots()
+    try:
+        rivals = chosen(contenders)
+    except UnusableData as error:
+        raise UserError(str(error)) from error
     console = Console(stderr=True)
     console.print("loading TensorFlow …")
     from models import bench as benches
     from models import train as training
     from models.backtest import stream
     from models.cleaning import clean as cleaned
-    from models.contenders import BASELINES
     from streaming.commands.cleaning import print_changes
     from streaming.commands.train import print_table, progress_bar
 
@@ -72,7 +79,10 @@ def backtest(
             forecasts = stream(bench, artefact, lambda done, _: update(done))
         out.parent.mkdir(parents=True, exist_ok=True)
         benches.external(bench, forecasts).to_parquet(out, index=False)
-        answers = {"lstm": forecasts, **{name: contender(bench, benches.no_progress) for name, contender in BASELINES.items()}}
+        answers = {"lstm": forecasts}
+        for name, contender in rivals.items():
+            with progress_bar(name, 1, console) as update:
+                answers[name] = contender(bench, lambda done, of: update(done / of))
         rows = {name: benches.score(bench, answer) for name, answer in answers.items()}
     except (UnusableData, OSError) as error:
         raise UserError(f"cannot backtest {directory}: {error}") from error

@@ -1,5 +1,7 @@
 """Small benches for tests."""
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -21,3 +23,32 @@ def daily_bench(history: npt.ArrayLike, horizon: int, season: int = 7, cutoffs: 
     panel = Panel(tuple(f"p{i}" for i in order), 14_610, born[order], np.nan_to_num(streams), "UTC")
     dates = pd.date_range("2010-01-01", periods=steps, freq="D")
     return Bench(panel, FeatureSpec.for_step(DAY_MS, ("hist_orders",)), dates, cutoffs, horizon, season)
+
+
+def seasonal_shop(step_ms: int = DAY_MS, season: int = 7, steps: int = 120, horizon: int = 14) -> Bench:
+    """Twelve products that sell five times as much at one phase of the season, and three cut-offs half a horizon apart.
+
+    Product 9 is born in the middle, 10 at the second cut-off's own step (age 1), 11 after that cut-off. Product 8 never sells.
+    """
+    rng = np.random.default_rng(3)
+    last = steps - horizon - 1
+    cutoffs = (last - horizon // 2 * 2, last - horizon // 2, last)
+    phase = np.arange(steps) % season == 0
+    demand = rng.poisson(np.geomspace(0.5, 12, 12)[:, None] * (1 + 4 * phase)).astype(np.float32)
+    demand[8] = 0
+    for product, born in ((9, steps // 2), (10, cutoffs[1]), (11, cutoffs[1] + 2)):
+        demand[product, :born] = np.nan
+    streams = np.nan_to_num(np.stack([demand, np.minimum(demand, 3)], axis=-1))
+    born = np.isfinite(demand).argmax(axis=1)
+    panel = Panel(tuple(f"p{i}" for i in range(12)), 14_610 * DAY_MS // step_ms, born, streams, "UTC")
+    dates = pd.date_range("2010-01-01", periods=steps, freq=pd.Timedelta(step_ms, unit="ms"))
+    return Bench(panel, FeatureSpec.for_step(step_ms, ("hist_orders",)), dates, cutoffs, horizon, season)
+
+
+def with_another_future(bench: Bench, column: int) -> Bench:
+    """The bench with all demand after a column multiplied and shuffled."""
+    demand = bench.panel.demand.copy()
+    demand[:, column + 1 :] = demand[:, :column:-1] * 50 + 7
+    born = np.arange(demand.shape[1]) < bench.panel.born[:, None]
+    demand[born] = 0
+    return replace(bench, panel=replace(bench.panel, demand=demand))

@@ -105,14 +105,15 @@ def test_the_command_writes_what_benches_read(tmp_path: Path) -> None:
     bench = write_bench(tmp_path / "bench")
     out = tmp_path / "out" / "forecasts.parquet"
     page = tmp_path / "out" / "report.html"
-    command = ["backtest", str(bench), "--out", str(out), "--iterations", "3", "--report", str(page)]
-    done = CliRunner().invoke(build(), command, env={"COLUMNS": "200"})
+    options = ["--out", str(out), "--iterations", "3", "--report", str(page), "--contenders", "ridge, seasonal naive"]
+    done = CliRunner().invoke(build(), ["backtest", str(bench), *options], env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
     frame = pd.read_parquet(out)
     assert list(frame.columns) == ["unique_id", "cutoff", "ds", "mean", "q10", "q25", "q50", "q75", "q90"]
     assert (frame["q10"] <= frame["q50"]).all()
     assert (frame["q50"] <= frame["q90"]).all()
-    assert "seasonal naive" in done.output
+    printed = [line.split("│")[1].strip() for line in done.output.splitlines() if line.startswith("│")]
+    assert set(printed) == {"lstm", "ridge", "seasonal naive"}
     assert "What the forecasts live on" in page.read_text(encoding="utf-8")
 
 
