@@ -40,10 +40,10 @@ class Forecasts:
         return Forecasts(self.mean[rows], self.quantiles[rows], self.cumulative_mean[rows], self.cumulative_quantiles[rows], running)
 
     def whole(self) -> "Forecasts":
-        """With quantiles in whole units, as those of counts are."""
+        """With the steps' quantiles in whole units, as those of counts are; for sums, which are larger, it would only widen intervals."""
         r = self.running
         running = Running(r.by_now_mean, np.rint(r.by_now_quantiles), r.step_mean, np.rint(r.step_quantiles))
-        return Forecasts(self.mean, np.rint(self.quantiles), self.cumulative_mean, np.rint(self.cumulative_quantiles), running)
+        return Forecasts(self.mean, np.rint(self.quantiles), self.cumulative_mean, self.cumulative_quantiles, running)
 
     def finite(self) -> Bools:
         """(n,) products all of whose numbers are finite."""
