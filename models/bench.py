@@ -4,6 +4,7 @@ A model of any kind is a `Contender`: a function of the bench. It may fit itself
 cut-off's newer columns it may only read what lies before that cut-off.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,8 @@ Floats = npt.NDArray[np.floating]
 
 _PANEL: Final = "panel.parquet"
 _CUTOFFS: Final = "cutoffs.json"
+# Of columns that are known of the past only.
+STREAM_PREFIX: Final = "hist_"
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,12 @@ class Bench:
     cutoffs: tuple[int, ...]  # the last column known, rising
     horizon: int
     season: int
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over what is forecast from where: scores of models with the same one stand side by side."""
+        facts = (self.panel.fingerprint, self.spec.step_ms, self.cutoffs, self.horizon, self.season)
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     def history(self, cutoff: int) -> Floats:
         """Demand up to a cut-off of the products born by then, (alive, cutoff + 1); NaN before a product is born."""
@@ -78,6 +87,7 @@ def load(directory: Path) -> Bench:
         plan = json.loads((directory / _CUTOFFS).read_text(encoding="utf-8"))
         cutoffs = pd.to_datetime(plan["cutoffs"])
         horizon, season, freq = int(plan["horizon"]), int(plan["season"]), str(plan["freq"])
+        timezone = str(plan.get("timezone", "UTC"))
         ids, dates = frame["unique_id"].astype(str), pd.to_datetime(frame["ds"])
         every = pd.date_range(dates.min(), dates.max(), freq=freq)
     except FileNotFoundError as error:
@@ -88,15 +98,37 @@ def load(directory: Path) -> Bench:
     at = every.get_indexer(cutoffs)
     if (column < 0).any() or (at < 0).any() or len(every) < 2:
         raise UnusableData(f"dates of {_PANEL} or {_CUTOFFS} are not on the grid of frequency {freq!r} that begins at {dates.min()}")
-    streams = [name for name in frame.columns if name.startswith("hist_")]
+    streams = [name for name in frame.columns if name.startswith(STREAM_PREFIX)]
     # Calendar units vary in length; the usual one decides which features suit.
     step_ms = int(np.median(np.diff(every.as_unit("ms").asi8)))
-    spec = FeatureSpec.for_step(step_ms, streams)
+    spec = FeatureSpec.for_step(step_ms, streams, timezone)
     names, product = np.unique(ids.to_numpy(str), return_inverse=True)
     first = int(every[0].as_unit("ms").value) // step_ms
     values = frame[["y", *streams]].fillna(0).to_numpy(np.float64)
     whole = panel(names.tolist(), product, column.astype(np.int64) + first, values, first + len(every), spec.timezone)
     return Bench(whole, spec, every, tuple(sorted(int(cutoff) for cutoff in at)), horizon, season)
+
+
+def write(bench: Bench, directory: Path) -> None:
+    """The files that `load` reads; dates are the starts of steps, UTC, and hours and weekdays those of the bench's time zone."""
+    directory.mkdir(parents=True, exist_ok=True)
+    demand = bench.panel.demand
+    product, column = np.nonzero(np.arange(bench.panel.columns) >= bench.panel.born[:, None])
+    streams = {
+        STREAM_PREFIX + name.removeprefix(STREAM_PREFIX): demand[product, column, 1 + k] for k, name in enumerate(bench.spec.streams)
+    }
+    ids = np.array(bench.panel.product_ids)[product]
+    pd.DataFrame({"unique_id": ids, "ds": bench.dates[column], "y": demand[product, column, 0], **streams}).to_parquet(
+        directory / _PANEL, index=False
+    )
+    plan = {
+        "cutoffs": [bench.dates[cutoff].isoformat() for cutoff in bench.cutoffs],
+        "horizon": bench.horizon,
+        "season": bench.season,
+        "freq": bench.dates.freqstr,
+        "timezone": bench.spec.timezone,
+    }
+    (directory / _CUTOFFS).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
 
 
 def of_panel(source: Panel, spec: FeatureSpec, horizon: int, known: int, cutoffs: int = 4) -> Bench:
@@ -110,6 +142,21 @@ def of_panel(source: Panel, spec: FeatureSpec, horizon: int, known: int, cutoffs
     start = pd.Timestamp(source.first_step * spec.step_ms, unit="ms")
     dates = pd.date_range(start, periods=source.columns, freq=pd.Timedelta(spec.step_ms, unit="ms"))
     return Bench(source, spec, dates, tuple(at.tolist()), horizon, season)
+
+
+def earlier(bench: Bench, cutoffs: int = 4) -> Bench:
+    """What could be tested on the day of the first cut-off: the panel ends there, and so do the horizons of as many cut-offs before it.
+
+    They span as long a time as the bench's own, but leave half of the steps to learn from. For tuning: nothing of the test is in it.
+    """
+    known = bench.cutoffs[0] + 1
+    last = known - 1 - bench.horizon
+    span = max(bench.cutoffs[-1] - bench.cutoffs[0], bench.horizon)
+    first = max(last - span, known // 2 - 1)
+    if last < first:
+        raise UnusableData(f"{known} steps before the first cut-off are too few to test a horizon of {bench.horizon} within them")
+    at = np.unique(np.linspace(first, last, cutoffs).round().astype(int))
+    return replace(bench, panel=bench.panel.until(known), dates=bench.dates[:known], cutoffs=tuple(at.tolist()))
 
 
 def score(bench: Bench, forecasts: BacktestForecasts) -> dict[str, float]:
