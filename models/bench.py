@@ -103,7 +103,7 @@ def load(directory: Path) -> Bench:
     step_ms = int(np.median(np.diff(every.as_unit("ms").asi8)))
     spec = FeatureSpec.for_step(step_ms, streams, timezone)
     names, product = np.unique(ids.to_numpy(str), return_inverse=True)
-    first = int(every[0].as_unit("ms").value) // step_ms
+    first = int(every.as_unit("ms").asi8[0]) // step_ms
     values = frame[["y", *streams]].fillna(0).to_numpy(np.float64)
     whole = panel(names.tolist(), product, column.astype(np.int64) + first, values, first + len(every), spec.timezone)
     return Bench(whole, spec, every, tuple(sorted(int(cutoff) for cutoff in at)), horizon, season)

@@ -1,5 +1,6 @@
 """The backtest streams like the product, sees no future, and writes what other benches read."""
 
+import datetime
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,12 @@ def test_any_frequency(tmp_path: Path, freq: str, season: int, periods: tuple[in
     assert np.isfinite(list(benches.score(bench, scored).values())).all()
     truth = pd.read_parquet(tmp_path / "bench" / "panel.parquet")
     assert len(frame.merge(truth, on=["unique_id", "ds"])) == len(frame) == 3 * 8 * 14
+
+
+def test_a_bench_knows_what_day_it_is(tmp_path: Path) -> None:
+    """In steps since 1970, or hours, weekdays and holidays would be those of another time."""
+    assert benches.load(write_bench(tmp_path / "days")).panel.first_step == (datetime.date(2010, 1, 4) - datetime.date(1970, 1, 1)).days
+    assert benches.load(write_bench(tmp_path / "hours", "h", 24)).panel.first_step == 14_613 * 24
 
 
 def test_forecasts_do_not_see_the_future(tmp_path: Path) -> None:
