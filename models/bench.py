@@ -134,6 +134,8 @@ def write(bench: Bench, directory: Path) -> None:
 def of_panel(source: Panel, spec: FeatureSpec, horizon: int, known: int, cutoffs: int = 4) -> Bench:
     """A bench of the columns of a panel after the first `known`: as many cut-offs, evenly spread, as far as the horizon lets them."""
     last = source.columns - horizon - 1
+    if known < 1:
+        raise UnusableData(f"{source.columns} steps are too few: none would be left before the test")
     if last < known - 1:
         raise UnusableData(f"{source.columns - known} steps are too few to test a horizon of {horizon} on")
     at = np.unique(np.linspace(known - 1, last, cutoffs).round().astype(int))

@@ -83,7 +83,8 @@ def from_fields(given: Mapping[str, Any], default: Recipe) -> Recipe:
             wrong.append(f"{name} must be a {'whole ' if whole else ''}number from {low} to {high}, not {value!r}")
         else:
             values[name] = known[name](value)
-    if not wrong and values["segment"] - values["burn_in"] < values["forks"]:
+    # Training shortens the burn-in to a quarter of the segment.
+    if not wrong and values["segment"] - min(values["burn_in"], values["segment"] // 4) < values["forks"]:
         wrong.append("segment less burn_in must leave room for forks")
     if wrong:
         raise UnusableRecipe("; ".join(wrong))

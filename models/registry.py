@@ -270,6 +270,9 @@ class Registry:
     def files(self, version: Version) -> Path:
         """Directory of a version's model; fetched where the store is elsewhere."""
         with _translated(self.uri):
+            where = urlsplit(self._client.get_run(version.run_id).info.artifact_uri)
+            if where.scheme == "file":
+                return Path(unquote(where.path)) / "model"
             return Path(self._client.download_artifacts(version.run_id, "model"))
 
 

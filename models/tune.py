@@ -95,7 +95,7 @@ class Trial:
     number: int
     outcome: Outcome
     mwql: float | None  # of a finished trial
-    recipe: Recipe
+    recipe: Recipe  # as it was trained: shortened to the data
     default: bool
 
 
@@ -119,6 +119,7 @@ class Tuning:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self.bench = earlier(bench)
         self._known = self.bench.panel.until(self.bench.cutoffs[0] + 1)
+        self._default = base
         self.base = batches.shortened(base, [self._known.columns], bench.horizon)
         whole = space(self.base, self._known.columns - bench.horizon)
         unknown = sorted(set(parameters) - whole.keys())
@@ -217,6 +218,11 @@ class Tuning:
         recipe = replace(self.base, **frozen.params)
         outcome = outcomes.get(frozen.state.name, "interrupted")
         return Trial(frozen.number, outcome, frozen.value if outcome == "finished" else None, recipe, bool(frozen.user_attrs.get(_DEFAULT)))
+
+    def recipe(self, trial: Trial) -> Recipe:
+        """What the trial changed of the default recipe, and the rest as it is for data of any length."""
+        changed: dict[str, Any] = {name: getattr(trial.recipe, name) for name in self._space}
+        return replace(self._default, **{name: value for name, value in changed.items() if value != getattr(self.base, name)})
 
     @property
     def searched(self) -> tuple[str, ...]:

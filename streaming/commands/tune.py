@@ -77,7 +77,7 @@ def tune(
     origin = {"bench": tuning.bench.fingerprint, "trial": best.number, "MWQL": best.mwql, "trials": len(done)}
     from models import recipes
 
-    recipes.write(out, best.recipe, bench.spec.step_ms, origin)
+    recipes.write(out, tuning.recipe(best), bench.spec.step_ms, origin)
     if plot is not None:
         _draw(plot, tuning, done, directory.name)
     if interrupted:

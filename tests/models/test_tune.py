@@ -91,6 +91,7 @@ def test_a_search_goes_on_and_never_repeats_itself(sampler: tune.Sampler, bench:
     first.run(3)
     assert first.trials()[0].default
     assert first.trials()[0].recipe == first.base
+    assert first.recipe(first.trials()[0]) == BASE
     again = tuning()
     again.run(3)
     assert len(untaught) == 3
