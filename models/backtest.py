@@ -1,6 +1,7 @@
 """Rolling-origin backtest with the real product: trained up to the first cut-off, then streamed on with frozen weights and carried state."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy.typing as npt
 
 from models import calibration, metrics
 from models.artefact import Artefact
-from models.bench import BacktestForecasts, Bench, Progress, no_progress
+from models.bench import STREAM_PREFIX, BacktestForecasts, Bench, Progress, no_progress
 from models.calibration import Outcomes, Trials
 from models.dataset import UnusableData
 from models.features import F32, I64, scales
@@ -97,3 +98,28 @@ def _ahead(bench: Bench, cutoff: int, rows: npt.NDArray[np.intp], span: int) -> 
         return None
     known = bench.panel.covariates[rows, cutoff + 1 : cutoff + 1 + span]
     return np.pad(known, ((0, 0), (0, span - known.shape[1]), (0, 0)), constant_values=np.nan)
+
+
+def unfit(bench: Bench, artefact: Artefact) -> str | None:
+    """Why a model that is trained already cannot be measured on a bench; None where it can.
+
+    A panel that it learned from must not reach into the time in which it would be tested, whatever shop it is of.
+    """
+    taken, offered = (_plain(spec.streams) for spec in (artefact.spec, bench.spec))
+    if (artefact.spec.step_ms, taken) != (bench.spec.step_ms, offered):
+        steps = f"steps of {artefact.spec.step_ms} ms", f"of {bench.spec.step_ms} ms"
+        return (
+            f"it takes {', '.join(taken) or 'no streams'} in {steps[0]}; the bench has {', '.join(offered) or 'none'} in steps {steps[1]}"
+        )
+    if artefact.horizon < bench.horizon:
+        return f"it reaches {artefact.horizon} steps, and the bench asks for {bench.horizon}"
+    first, last = bench.panel.first_step + bench.cutoffs[0] + 1, bench.panel.first_step + bench.cutoffs[-1] + bench.horizon
+    for panel in artefact.training.get("panels", []):
+        if panel["first_step"] <= last and panel["first_step"] + panel["steps"] > first:
+            return "it learned from the time in which it would be tested"
+    return None
+
+
+def _plain(streams: Sequence[str]) -> tuple[str, ...]:
+    """Names without the mark of a bench's columns."""
+    return tuple(name.removeprefix(STREAM_PREFIX) for name in streams)

@@ -4,6 +4,7 @@ A model of any kind is a `Contender`: a function of the bench. It may fit itself
 cut-off's newer columns it may only read what lies before that cut-off.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,10 @@ CLASSES: Final = ("slow", "medium", "fast")
 
 _PANEL: Final = "panel.parquet"
 _CUTOFFS: Final = "cutoffs.json"
+# Of columns that are known of the past only.
+STREAM_PREFIX: Final = "hist_"
+# Of columns that are known of the horizon too.
+COVARIATE_PREFIX: Final = "futr_"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +43,12 @@ class Bench:
     cutoffs: tuple[int, ...]  # the last column known, rising
     horizon: int
     season: int
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over what is forecast from where: scores of models with the same one stand side by side."""
+        facts = (self.panel.fingerprint, self.spec.step_ms, self.cutoffs, self.horizon, self.season)
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     def history(self, cutoff: int) -> Floats:
         """Demand up to a cut-off of the products born by then, (alive, cutoff + 1); NaN before a product is born."""
@@ -82,6 +93,7 @@ def load(directory: Path) -> Bench:
         plan = json.loads((directory / _CUTOFFS).read_text(encoding="utf-8"))
         cutoffs = pd.to_datetime(plan["cutoffs"])
         horizon, season, freq = int(plan["horizon"]), int(plan["season"]), str(plan["freq"])
+        timezone = str(plan.get("timezone", "UTC"))
         ids, dates = frame["unique_id"].astype(str), pd.to_datetime(frame["ds"])
         every = pd.date_range(dates.min(), dates.max(), freq=freq)
     except FileNotFoundError as error:
@@ -92,11 +104,11 @@ def load(directory: Path) -> Bench:
     at = every.get_indexer(cutoffs)
     if (column < 0).any() or (at < 0).any() or len(every) < 2:
         raise UnusableData(f"dates of {_PANEL} or {_CUTOFFS} are not on the grid of frequency {freq!r} that begins at {dates.min()}")
-    streams = [name for name in frame.columns if name.startswith("hist_")]
+    streams = [name for name in frame.columns if name.startswith(STREAM_PREFIX)]
     # Calendar units vary in length; the usual one decides which features suit.
     step_ms = int(np.median(np.diff(every.as_unit("ms").asi8)))
-    known_ahead = [name for name in frame.columns if name.startswith("futr_")]
-    spec = FeatureSpec.for_step(step_ms, streams, covariates=known_ahead)
+    known_ahead = [name for name in frame.columns if name.startswith(COVARIATE_PREFIX)]
+    spec = FeatureSpec.for_step(step_ms, streams, timezone, known_ahead)
     names, product = np.unique(ids.to_numpy(str), return_inverse=True)
     first = int(every.as_unit("ms").asi8[0]) // step_ms  # a Timestamp's own `value` is in nanoseconds, whatever its unit
     values = frame[["y", *streams]].fillna(0).to_numpy(np.float64)
@@ -116,9 +128,35 @@ def _covariates(whole: Panel, names: Any, product: Any, column: Any, values: Any
     return out
 
 
+def write(bench: Bench, directory: Path) -> None:
+    """The files that `load` reads; dates are the starts of steps, UTC, and hours and weekdays those of the bench's time zone."""
+    directory.mkdir(parents=True, exist_ok=True)
+    demand = bench.panel.demand
+    product, column = np.nonzero(np.arange(bench.panel.columns) >= bench.panel.born[:, None])
+    streams = {
+        STREAM_PREFIX + name.removeprefix(STREAM_PREFIX): demand[product, column, 1 + k] for k, name in enumerate(bench.spec.streams)
+    }
+    if bench.panel.covariates is not None:
+        streams |= {name: bench.panel.covariates[product, column, k] for k, name in enumerate(bench.spec.covariates)}
+    ids = np.array(bench.panel.product_ids)[product]
+    pd.DataFrame({"unique_id": ids, "ds": bench.dates[column], "y": demand[product, column, 0], **streams}).to_parquet(
+        directory / _PANEL, index=False
+    )
+    plan = {
+        "cutoffs": [bench.dates[cutoff].isoformat() for cutoff in bench.cutoffs],
+        "horizon": bench.horizon,
+        "season": bench.season,
+        "freq": bench.dates.freqstr,
+        "timezone": bench.spec.timezone,
+    }
+    (directory / _CUTOFFS).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+
+
 def of_panel(source: Panel, spec: FeatureSpec, horizon: int, known: int, cutoffs: int = 4) -> Bench:
     """A bench of the columns of a panel after the first `known`: as many cut-offs, evenly spread, as far as the horizon lets them."""
     last = source.columns - horizon - 1
+    if known < 1:
+        raise UnusableData(f"{source.columns} steps are too few: none would be left before the test")
     if last < known - 1:
         raise UnusableData(f"{source.columns - known} steps are too few to test a horizon of {horizon} on")
     at = np.unique(np.linspace(known - 1, last, cutoffs).round().astype(int))
@@ -129,16 +167,17 @@ def of_panel(source: Panel, spec: FeatureSpec, horizon: int, known: int, cutoffs
     return Bench(source, spec, dates, tuple(at.tolist()), horizon, season)
 
 
-def earlier(bench: Bench, cutoffs: int = 3) -> Bench | None:
+def earlier(bench: Bench, cutoffs: int = 3) -> Bench:
     """The same question some time ago: up to so many cut-offs, a horizon apart, whose horizons have all ended by the first cut-off.
 
-    Its panel ends at that cut-off: what is fitted on it knows nothing of the test. None where less than half the history would be left.
+    Its panel ends at that cut-off: what is fitted on it knows nothing of the test. Raises UnusableData where less than half the history would
+    be left.
     """
     first = bench.cutoffs[0]
     at = [first - back * bench.horizon for back in range(cutoffs, 0, -1)]
     ended = tuple(cutoff for cutoff in at if cutoff >= (first + 1) // 2 and bench.alive(cutoff))
     if not ended:
-        return None
+        raise UnusableData(f"{first + 1} steps before the first cut-off are too few to test a horizon of {bench.horizon} within them")
     return replace(bench, panel=bench.panel.until(first + 1), dates=bench.dates[: first + 1], cutoffs=ended)
 
 

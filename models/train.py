@@ -1,7 +1,8 @@
 """Training of the network on encoded panels. Needs TensorFlow as the Keras backend; inference does not."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from typing import Any
 
 import keras
@@ -9,8 +10,9 @@ import numpy as np
 from keras import layers, ops
 
 from models import batches, losses
-from models.artefact import Artefact
+from models.artefact import Artefact, digest
 from models.batches import Batch, Recipe, draw
+from models.checkpoints import Arrays, Checkpoint, Checkpoints
 from models.dataset import Encoded, Panel, UnusableData, encode, shop_profiles
 from models.features import F32, FeatureSpec
 from models.fit_nowcast import fit_nowcast
@@ -36,7 +38,7 @@ class Progress:
     iterations: int
     loss: float
     held_out_loss: float
-    best: bool
+    kept: bool  # the weights, for the time being
 
 
 def horizon_of(spec: FeatureSpec) -> int:
@@ -57,8 +59,13 @@ def train(
     name: str,
     horizon: int | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
+    checkpoints: Checkpoints | None = None,
 ) -> Artefact:
-    """A model trained on all steps of `panels`. Raises UnusableData where they are too small."""
+    """A model trained on all steps of `panels`. Raises UnusableData where they are too small.
+
+    With `checkpoints`, the same call goes on where an interrupted one last looked, to the same result; `progress` then hears of the new
+    looks only. The checkpoint stays until the caller clears it.
+    """
     horizon = horizon or horizon_of(spec)
     longest = max(longest_sum_of(spec), horizon)
     recipe = batches.shortened(recipe, [panel.columns for panel in panels], horizon)
@@ -70,13 +77,14 @@ def train(
         kept, out = _split(panel, recipe, rng)
         learning.append(encode(kept, spec, profiles, longest, start))
         held_out.append(encode(out, spec, profiles, longest, start))
-    sizes = Sizes(spec.n_encoder_inputs, spec.n_decoder_inputs, len(LEVELS), covariates=len(spec.covariates))
+    sizes = Sizes(spec.n_encoder_inputs, spec.n_decoder_inputs, len(LEVELS), recipe.hidden, recipe.width, len(spec.covariates))
     weights = {**initial(sizes, rng), **_normalisation(learning), **_covariate_normalisation(learning)}
     for one in (*learning, *held_out):
         _fill_unborn(one, weights["input.mean"])
     learner = Learner(weights, recipe, horizon, len(spec.periods))
     checks = [draw(held_out, recipe, horizon, longest, rng) for _ in range(_HELD_OUT_BATCHES)]
-    best, history = _loop(learner, learning, checks, recipe, horizon, longest, rng, progress)
+    keeping = _Keeping(checkpoints, _identity(panels, spec, recipe, horizon, longest, weights)) if checkpoints else None
+    best, history = _loop(learner, learning, checks, recipe, horizon, longest, rng, progress, keeping)
     whole = all(bool((panel.demand[..., 0] == np.rint(panel.demand[..., 0])).all()) for panel in panels)
     untuned = Artefact(
         name, spec, horizon, longest, LEVELS, sizes.hidden, sizes.width, NowcastRule(), _volume_limits(learning), whole, profiles, best
@@ -190,6 +198,20 @@ class Learner:
         self.assign(raw)
         return averaged
 
+    def state(self) -> dict[str, Any]:
+        """All arrays that the next step depends on beside its batch: weights, the optimizer's moments and averages, dropout's generator."""
+        return {name: np.asarray(variable) for name, variable in self._stateful().items()}
+
+    def restore(self, arrays: Arrays) -> None:
+        """The inverse of `state`."""
+        for name, variable in self._stateful().items():
+            variable.assign(arrays[name])
+
+    def _stateful(self) -> dict[str, Any]:
+        optimizer = {f"optimizer.{i}": variable for i, variable in enumerate(self._optimizer.variables)}
+        dropout = {"dropout": self._dropout.seed_generator.state} if self._dropout.rate else {}  # without a rate Keras makes none
+        return {**self._variables, **optimizer, **dropout}
+
     def held_out_loss(self, weights: Mapping[str, F32], checks: Sequence[Batch]) -> float:
         raw = self.weights()
         self.assign(weights)
@@ -240,6 +262,56 @@ def _optimizer(recipe: Recipe) -> Any:
     return keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, global_clipnorm=1.0, use_ema=True, ema_momentum=recipe.average)
 
 
+@dataclass
+class _Standing:
+    """How far a training has come."""
+
+    best: dict[str, F32]  # averaged weights
+    best_loss: float = np.inf
+    iteration: int = 0
+    since_best: int = 0  # looks
+    looks: list[Progress] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Keeping:
+    """Where checkpoints of this very training are kept."""
+
+    checkpoints: Checkpoints
+    identity: str
+
+    def save(self, at: _Standing, learner: Learner, rng: np.random.Generator) -> None:
+        arrays = {**learner.state(), **{f"best.{name}": value for name, value in at.best.items()}}
+        facts = {**vars(at), "looks": [asdict(look) for look in at.looks], "rng": rng.bit_generator.state}
+        del facts["best"]
+        self.checkpoints.save(self.identity, Checkpoint(arrays, facts))
+
+    def restored(self, learner: Learner, rng: np.random.Generator) -> _Standing | None:
+        """The standing of the last look, with learner and generator put back to it; None without one."""
+        found = self.checkpoints.newest(self.identity)
+        if found is None:
+            return None
+        facts = dict(found.facts)
+        rng.bit_generator.state = facts.pop("rng")
+        learner.restore(found.arrays)
+        best = {name.removeprefix("best."): value for name, value in found.arrays.items() if name.startswith("best.")}
+        return _Standing(best, **{**facts, "looks": [Progress(**look) for look in facts["looks"]]})
+
+
+def _identity(panels: Sequence[Panel], spec: FeatureSpec, recipe: Recipe, horizon: int, longest: int, weights: Mapping[str, F32]) -> str:
+    """Digest of all that a training's result depends on; the untrained weights stand for the code that makes features and network."""
+    facts = {
+        "recipe": asdict(recipe),
+        "features": spec.to_json(),
+        "panels": [panel.fingerprint for panel in panels],
+        "horizon": horizon,
+        "longest": longest,
+        "levels": LEVELS,
+        "program": [version(name) for name in ("trendcast", "keras", "tensorflow", "numpy")],
+    }
+    return digest(facts, weights)
+
+
 def _loop(
     learner: Learner,
     learning: Sequence[Encoded],
@@ -249,23 +321,31 @@ def _loop(
     longest: int,
     rng: np.random.Generator,
     progress: Callable[[Progress], None],
+    keeping: _Keeping | None,
 ) -> tuple[dict[str, F32], list[Progress]]:
-    """Train until the end, or until the held-out products have been clearly worse for a while; the averaged weights before that, and the curve."""
-    best, best_loss, since_best, looks, recent = learner.averaged(), np.inf, 0, [], []
-    for iteration in range(1, recipe.iterations + 1):
+    """Train until the end, or until the held-out products have not got better for a while; the newest averaged weights that were not clearly
+    worse on them, and the curve.
+    """
+    at = (keeping and keeping.restored(learner, rng)) or _Standing(learner.averaged())
+    recent = []
+    while at.iteration < recipe.iterations and at.since_best < recipe.patience:
+        at.iteration += 1
         recent.append(learner.step(*draw(learning, recipe, horizon, longest, rng).arrays()))
-        if iteration % recipe.check_every and iteration != recipe.iterations:
+        if at.iteration % recipe.check_every and at.iteration != recipe.iterations:
             continue
         weights = learner.averaged()
         held_out = learner.held_out_loss(weights, checks)
-        better = held_out < best_loss * (1 + _NOISE)
-        if better:
-            best, best_loss, since_best = weights, min(held_out, best_loss), 0
+        kept = held_out < at.best_loss * (1 + _NOISE)
+        if kept:
+            at.best = weights
+        if held_out < at.best_loss:
+            at.best_loss, at.since_best = held_out, 0
         else:
-            since_best += 1
-        looks.append(Progress(iteration, recipe.iterations, float(np.mean([float(x) for x in recent])), held_out, better))
-        progress(looks[-1])
+            at.since_best += 1
+        loss = float(np.mean([float(x) for x in recent]))
+        at.looks.append(Progress(at.iteration, recipe.iterations, loss, held_out, kept))
         recent = []
-        if since_best >= recipe.patience:
-            break
-    return best, looks
+        if keeping:
+            keeping.save(at, learner, rng)
+        progress(at.looks[-1])
+    return at.best, at.looks

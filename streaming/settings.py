@@ -74,6 +74,11 @@ class Settings(BaseSettings):
     ahead_ms: int = Field(3 * HOUR_MS, ge=MINUTE_MS, description="a source this far ahead of the slowest is paused")
 
     model_dir: Path = Field(SHIPPED_MODEL, description="directory of the model that serves")
+    mlflow_uri: SecretStr | None = Field(
+        None,
+        description="MLflow store of trainings, backtests and registered models; else MLFLOW_TRACKING_URI, "
+        "else sqlite in .trendcast/mlruns; off: none",
+    )
     publish: bool = Field(True, description="off: compute and commit, but send no forecast and no alert (a namespace that catches up)")
     nowcast_limit: int = Field(1024, ge=1, le=65536, description="changed products served in one cycle")
     sweep_chunk: int = Field(1024, ge=1, le=65536, description="products advanced between two looks at the changed ones")

@@ -14,6 +14,14 @@ hypothesis.settings.register_profile("trendcast", deadline=None)
 hypothesis.settings.load_profile("trendcast")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_recorded() -> Iterator[None]:
+    """Trainings and backtests under test are not recorded, unless a test names a store of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRENDCAST_MLFLOW_URI", "off")
+        yield
+
+
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """The session's servers. Tests that stop or kill servers start their own (`simulator.embedded.Kafka`, `.Redis`)."""

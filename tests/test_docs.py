@@ -26,7 +26,13 @@ def test_the_readme_names_every_redis_key(repository: Path) -> None:
         assert f"`{name}`" in readme or f"{{s…}}:{name}" in readme, f"README's table of Redis keys lacks {name}"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/adr/README.md", "docs/faults.md", "docs/model.md", "benchmarks/README.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        *("README.md", "docs/adr/README.md", "docs/faults.md", "docs/model.md", "docs/training.md", "docs/promoting.md"),
+        "benchmarks/README.md",
+    ],
+)
 def test_links_lead_somewhere(repository: Path, page: str) -> None:
     path = repository / page
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):

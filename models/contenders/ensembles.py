@@ -12,6 +12,7 @@ import numpy as np
 
 from models.bench import BacktestForecasts, Bench, Contender, Floats, Progress, earlier, no_progress
 from models.contenders.libraries import library
+from models.dataset import UnusableData
 from models.metrics import LEVELS
 
 T = TypeVar("T")
@@ -143,8 +144,9 @@ def earlier_forecasts(before: Bench, answers: Answers, newest: int, limit: int =
 
 
 def _asked_earlier(bench: Bench, progress: Progress, members: Mapping[str, Contender]) -> tuple[Bench, Answers] | None:
-    before = earlier(bench)
-    if before is None:
+    try:
+        before = earlier(bench)
+    except UnusableData:
         return None
     answers = {}
     for done, (name, member) in enumerate(members.items()):

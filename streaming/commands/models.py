@@ -1,4 +1,4 @@
-"""`trendcast models`: what models there are."""
+"""`trendcast models`: what models there are, and which one serves."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -6,23 +6,30 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from streaming.commands import load_settings
+from streaming.commands.recording import registry, registry_if_any
 from streaming.errors import UserError
 
 if TYPE_CHECKING:
-    from models.artefact import Artefact
+    from rich.console import Console
 
+    from models.artefact import Artefact
+    from models.registry import Registry, Verdict, Version
+
+_FEWEST_DIGITS: Final = 6  # of a version, to name it by
 _STEPS: Final = {60_000: "minute", 3_600_000: "hour", 86_400_000: "day", 604_800_000: "week"}
 
 
 def register(app: typer.Typer) -> None:
     """Add the group."""
-    group = typer.Typer(help="Models on disk.", no_args_is_help=True)
+    group = typer.Typer(help="Models: on disk, registered, serving.", no_args_is_help=True)
 
     @group.callback()
     def models() -> None:
         pass
 
     group.command("list")(list_models)
+    group.command("promote")(promote)
+    group.command("rollback")(rollback)
     app.add_typer(group, name="models", rich_help_panel="Models")
 
 
@@ -31,20 +38,39 @@ def list_models(
         Path | None, typer.Argument(metavar="[DIR]", help="Where models lie; by default beside the one that serves.")
     ] = None,
 ) -> None:
-    """List models: version, step, horizon, what they were measured at, and which one TRENDCAST_MODEL_DIR serves."""
+    """List models on disk and registered ones: what they were measured at, which one TRENDCAST_MODEL_DIR serves and which one may."""
     from rich.console import Console
-    from rich.table import Table
 
-    from models.artefact import UnusableArtefact, read
+    from models.registry import NoRegistry
 
     serving = load_settings().model_dir.resolve()
     where = directory if directory is not None else serving.parent
     if not where.is_dir():
         raise UserError(f"there is no directory {where}")
     found = sorted(path.parent for path in [*where.glob("model.json"), *where.glob("*/model.json")])
-    if not found:
+    console = Console()
+    errors = Console(stderr=True)
+    record = registry_if_any(errors, make=False)
+    try:
+        versions = record.versions() if record is not None else []
+    except NoRegistry as error:
+        errors.print(str(error), markup=False)
+        versions = []
+    if not found and not versions:
         raise UserError(f"there is no model in {where}; train one with `trendcast train --out DIRECTORY`")
-    table = Table("", "directory", "name", "version", "step", "horizon", "streams", "MWQL (best simple forecast)")
+    if found:
+        _print_found(found, serving, versions, console)
+    if versions:
+        _print_versions(versions, console)
+
+
+def _print_found(found: list[Path], serving: Path, versions: "list[Version]", console: "Console") -> None:
+    from rich.table import Table
+
+    from models.artefact import UnusableArtefact, read
+
+    labels = {version.artefact: version.label for version in versions}
+    table = Table("", "directory", "name", "version", "registered", "step", "horizon", "streams", "MWQL (best simple forecast)")
     for path in found:
         mark = "serves" if path.resolve() == serving else ""
         try:
@@ -53,8 +79,97 @@ def list_models(
             table.add_row(mark, str(path), "unusable", error.reason)
             continue
         step = _STEPS.get(model.spec.step_ms, f"{model.spec.step_ms} ms")
-        table.add_row(mark, str(path), model.name, model.version, step, str(model.horizon), "\n".join(model.spec.streams), _measured(model))
-    Console().print(table)
+        label = labels.get(model.version, "")
+        streams = "\n".join(model.spec.streams)
+        table.add_row(mark, str(path), model.name, model.version, label, step, str(model.horizon), streams, _measured(model))
+    console.print(table)
+
+
+def _print_versions(versions: "list[Version]", console: "Console") -> None:
+    from rich.table import Table
+
+    table = Table("alias", "registered", "version", "MWQL (best simple forecast)", title="registered", title_justify="left")
+    for version in versions:
+        lines = []
+        for measured in version.backtests.values():
+            own = measured.mwql(version.name)
+            others = [row["MWQL"] for name, row in measured.rows.items() if name != version.name]
+            if own is not None and others:
+                lines.append(f"{measured.source} {own:.3f} ({min(others):.3f})")
+        table.add_row("serving" if version.serving else "", version.label, version.artefact, "\n".join(lines) or "not measured")
+    console.print(table)
+
+
+def promote(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A directory, NAME/NUMBER, or the version's hexadecimal digits.")],
+) -> None:
+    """Let a model serve, if it beats the one that serves and the simple forecasts on the same bench; the table is the reason."""
+    from rich.console import Console
+
+    from models.contenders import BASELINES
+    from models.registry import NoRegistry, NotPromoted
+
+    record = registry()
+    try:
+        candidate = _candidate(record, model)
+        verdict = record.promote(candidate, list(BASELINES))
+        _print_verdict(verdict, Console())
+        if verdict.objections:
+            raise UserError(f"{candidate.label} is not promoted:\n" + "\n".join(f"  {line}" for line in verdict.objections))
+        typer.echo(f"{candidate.label} ({candidate.artefact}) serves now; its files: {record.files(candidate)}")
+    except (NoRegistry, NotPromoted) as error:
+        raise UserError(str(error)) from error
+
+
+def rollback(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name, as in NAME/NUMBER.")] = "lstm",
+) -> None:
+    """Let the version serve that served before the present one."""
+    from models.registry import NoRegistry, NotPromoted
+
+    record = registry()
+    try:
+        before = record.serving(name)
+        now = record.rollback(name)
+        away = f" instead of {before.label}" if before is not None else ""
+        typer.echo(f"{now.label} ({now.artefact}) serves again{away}; its files: {record.files(now)}")
+    except (NoRegistry, NotPromoted) as error:
+        raise UserError(str(error)) from error
+
+
+def _candidate(record: "Registry", model: str) -> "Version":
+    """The version that a directory, a label or hexadecimal digits name; a directory's model is registered if it is not yet."""
+    from models.artefact import UnusableArtefact, read
+    from models.registry import backtests_of
+
+    if Path(model).is_dir():
+        try:
+            artefact = read(Path(model))
+        except UnusableArtefact as error:
+            raise UserError(str(error)) from error
+        known = [version for version in record.versions(artefact.name) if version.artefact == artefact.version]
+        if known:
+            return known[0]
+        backtests = backtests_of(artefact)
+        return record.add_backtests(record.register(artefact, record.record("import", artefact, backtests)), backtests)
+    versions = record.versions()
+    found = [version for version in versions if version.label == model] or [
+        version for version in versions if len(model) >= _FEWEST_DIGITS and version.artefact.startswith(model)
+    ]
+    if len(found) != 1:
+        raise UserError(f"{model} is neither a model's directory nor one registered version; `trendcast models list` shows them")
+    return found[0]
+
+
+def _print_verdict(verdict: "Verdict", console: "Console") -> None:
+    from rich.table import Table
+
+    names = list(dict.fromkeys(name for line in verdict.table.values() for name in line))
+    table = Table("MWQL on", *names)
+    for bench, line in verdict.table.items():
+        table.add_row(bench, *(f"{line[name]:.4f}" if name in line else "–" for name in names))
+    if verdict.table:
+        console.print(table)
 
 
 def _measured(model: "Artefact") -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from streaming.commands import cleaning, load_settings
+from streaming.commands.recording import Iterations, RecipeFile, Seed, recipe_of, registry_if_any
 from streaming.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
 
     from models.artefact import Artefact
     from models.batches import Recipe
+    from models.bench import Bench
+    from models.checkpoints import Checkpoints
     from models.cleaning import Change, Policy
     from models.dataset import Panel
     from models.features import FeatureSpec
+    from models.registry import Measured, Registry
     from models.train import Progress
 
 # Clicks of a log without any are synthetic, and carry little: a tenth of the usual ratios makes a year's log ten times as quick to read.
@@ -35,6 +39,15 @@ class Step(StrEnum):
     DAY = "day"
 
 
+# Options of all commands that read demand.
+Logs = Annotated[list[Path] | None, typer.Option(help="A log that `trendcast replay` reads; may be given several times.")]
+Simulate = Annotated[int, typer.Option(min=0, help="Days of a simulated shop to learn from too.")]
+Exports = Annotated[list[Path] | None, typer.Option(help="Parquet of `trendcast export features`; several parts are joined.")]
+StepLength = Annotated[Step, typer.Option(help="Length of a step.")]
+Streams = Annotated[str, typer.Option(help="Measures used beside units, separated by commas.")]
+Products = Annotated[int, typer.Option(min=2, help="Products taken from each source, those with the most demand.")]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(rich_help_panel="Models")(train)
@@ -42,13 +55,13 @@ def register(app: typer.Typer) -> None:
 
 def train(
     out: Annotated[Path, typer.Option(file_okay=False, help="Directory for the model; one that is there is replaced.")],
-    log: Annotated[list[Path] | None, typer.Option(help="A log that `trendcast replay` reads; may be given several times.")] = None,
-    simulate: Annotated[int, typer.Option(min=0, help="Days of a simulated shop to learn from too.")] = 0,
-    export: Annotated[list[Path] | None, typer.Option(help="Parquet of `trendcast export features`; several parts are joined.")] = None,
+    log: Logs = None,
+    simulate: Simulate = 0,
+    export: Exports = None,
     name: Annotated[str, typer.Option(help="The model's name.")] = "lstm",
-    step: Annotated[Step, typer.Option(help="Length of a step.")] = Step.HOUR,
-    streams: Annotated[str, typer.Option(help="Measures used beside units, separated by commas.")] = "orders,views,carts",
-    products: Annotated[int, typer.Option(min=2, help="Products taken from each source, those with the most demand.")] = 800,
+    step: StepLength = Step.HOUR,
+    streams: Streams = "orders,views,carts",
+    products: Products = 800,
     held_back: Annotated[int, typer.Option(min=0, help="Newest days kept back and forecast afterwards, as a test; 0: none.")] = 14,
     clean: Annotated[bool, typer.Option(help="Clean what is learned from, and report each change (docs/cleaning.md).")] = True,
     skip_rule: Annotated[list[str] | None, typer.Option(help="A rule of cleaning to leave out; may be given several times.")] = None,
@@ -56,15 +69,56 @@ def train(
     outliers: Annotated[
         float | None, typer.Option(min=1, help="Cut demand so many spreads above the product's median; not cut else.")
     ] = None,
-    iterations: Annotated[int, typer.Option(min=1, help="Longest training.")] = 1_000,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed, data and machine give the same model.")] = 1,
+    recipe: RecipeFile = None,
+    iterations: Iterations = None,
+    seed: Seed = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Where an interrupted training is kept, which the same command then ends; OUT/.checkpoint.",
+            show_default=False,
+        ),
+    ] = None,
+    curves: Annotated[Path | None, typer.Option(dir_okay=False, help="Picture of the losses, .svg or .png.")] = None,
 ) -> None:
-    """Train a model, test it against simple forecasts on the newest days, and write it to a directory."""
+    """Train a model, test it against simple forecasts on the newest days, and write it to a directory.
+
+    Killed, it goes on where it was when the same command runs again. The run and the model are recorded (TRENDCAST_MLFLOW_URI).
+    """
     from rich.console import Console
 
-    from feature_store.measures import MEASURES
-    from models.batches import Recipe
+    from models.checkpoints import Checkpoints
     from models.dataset import UnusableData
+
+    spec = spec_of(step, streams, log, simulate, export)
+    console = Console(stderr=True)
+    policy = cleaning.policy(skip_rule or [], adjustment_ids, outliers) if clean else None
+    chosen_recipe = recipe_of(recipe, spec, iterations, seed)
+    kept = Checkpoints(checkpoint or out / ".checkpoint", lambda line: console.print(line, markup=False))
+    try:
+        panels, read = panels_of(log or [], simulate, export or [], spec, products, chosen_recipe.seed, console)
+        artefact = _train(panels, spec, chosen_recipe, name, held_back, policy, read, kept, console)
+        registry = registry_if_any(console)
+        artefact, rivals = _test(panels, artefact, held_back, registry, console) if held_back else (artefact, {})
+    except UnusableData as error:
+        raise UserError(f"cannot train: {error}") from error
+    except KeyboardInterrupt:
+        raise UserError("interrupted; the same command goes on from the training's last look") from None
+    from models.artefact import write
+
+    write(artefact, out)
+    kept.clear()
+    if curves is not None:
+        _draw(curves, artefact)
+    console.print(f"{artefact.name} {artefact.version} written to {out}; serve it with TRENDCAST_MODEL_DIR={out}")
+    if registry is not None:
+        _record(registry, artefact, rivals, [curves] if curves else [], console)
+
+
+def spec_of(step: Step, streams: str, log: list[Path] | None, simulate: int, export: list[Path] | None) -> "FeatureSpec":
+    """The features that the options ask for. Raises UserError for unknown streams, and where there is nothing to read."""
+    from feature_store.measures import MEASURES
     from models.features import FeatureSpec
     from models.seasons import DAY_MS, HOUR_MS
 
@@ -74,22 +128,10 @@ def train(
         raise UserError(f"there is no stream {', '.join(unknown)}; choose from {', '.join(MEASURES[1:])}")
     if not (log or simulate or export):
         raise UserError("nothing to learn from; give --log FILE, --simulate DAYS or --export FILE")
-    spec = FeatureSpec.for_step(HOUR_MS if step is Step.HOUR else DAY_MS, chosen)
-    policy = cleaning.policy(skip_rule or [], adjustment_ids, outliers) if clean else None
-    console = Console(stderr=True)
-    try:
-        panels, read = _panels(log or [], simulate, export or [], spec, products, seed, console)
-        recipe = Recipe.for_spec(spec, iterations=iterations, seed=seed)
-        artefact = _train(panels, spec, recipe, name, held_back, policy, read, console)
-    except UnusableData as error:
-        raise UserError(f"cannot train: {error}") from error
-    from models.artefact import write
-
-    write(artefact, out)
-    console.print(f"{artefact.name} {artefact.version} written to {out}; serve it with TRENDCAST_MODEL_DIR={out}")
+    return FeatureSpec.for_step(HOUR_MS if step is Step.HOUR else DAY_MS, chosen)
 
 
-def _panels(
+def panels_of(
     logs: list[Path], days: int, exports: list[Path], spec: "FeatureSpec", products: int, seed: int, console: "Console"
 ) -> "tuple[dict[str, Panel], dict[str, list[Change]]]":
     """The panel of each source, by a name for the report, and what reading it left out."""
@@ -167,20 +209,17 @@ def _train(
     held_back: int,
     policy: "Policy | None",
     read: "dict[str, list[Change]]",
+    kept: "Checkpoints",
     console: "Console",
 ) -> "Artefact":
     from dataclasses import asdict, replace
 
     from models import train as training
-    from models.backtest import stream
-    from models.bench import no_progress, of_panel, score
     from models.cleaning import clean
-    from models.contenders import BASELINES
-    from models.metrics import MAIN
     from models.seasons import DAY_MS
 
-    kept = held_back * DAY_MS // spec.step_ms
-    learning = {source: panel.until(panel.columns - kept) for source, panel in panels.items()}
+    newest = held_back * DAY_MS // spec.step_ms
+    learning = {source: panel.until(panel.columns - newest) for source, panel in panels.items()}
     report: list[dict[str, Any]] = []
     if policy is not None:
         for source, panel in learning.items():
@@ -194,22 +233,91 @@ def _train(
         def show(look: "Progress") -> None:
             update(look.iteration)
             console.print(
-                f"{look.iteration:>6}  loss {look.loss:.4f}  held-out products {look.held_out_loss:.4f}{'  best' if look.best else ''}"
+                f"{look.iteration:>6}  loss {look.loss:.4f}  held-out products {look.held_out_loss:.4f}{'  kept' if look.kept else ''}"
             )
 
-        artefact = training.train(list(learning.values()), spec, recipe, name=name, progress=show)
-    artefact = replace(artefact, training={"sources": list(panels), "cleaning": report, **artefact.training})
-    if not kept:
-        return artefact
+        artefact = training.train(list(learning.values()), spec, recipe, name=name, progress=show, checkpoints=kept)
+    return replace(artefact, training={"sources": list(panels), "cleaning": report, **artefact.training})
+
+
+def _test(
+    panels: "dict[str, Panel]", artefact: "Artefact", held_back: int, registry: "Registry | None", console: "Console"
+) -> "tuple[Artefact, dict[str, Measured]]":
+    """The artefact with its rows on the newest days, and those of the registered model that serves under its name, by bench."""
+    from dataclasses import replace
+
+    from models.backtest import stream
+    from models.bench import no_progress, of_panel, score
+    from models.contenders import BASELINES
+    from models.metrics import MAIN
+    from models.registry import Measured
+    from models.seasons import DAY_MS
+
+    newest = held_back * DAY_MS // artefact.spec.step_ms
     tables: dict[str, Any] = {}
+    benches: dict[str, str] = {}
+    rivals: dict[str, Measured] = {}
     for source, panel in panels.items():
-        bench = of_panel(panel, spec, artefact.horizon, panel.columns - kept)
+        bench = of_panel(panel, artefact.spec, artefact.horizon, panel.columns - newest)
         with progress_bar(f"test on {source}", bench.cutoffs[-1] + 1, console) as update:
-            answers = {name: stream(bench, artefact, lambda done, _: update(done))}
+            answers = {artefact.name: stream(bench, artefact, lambda done, _: update(done))}
         answers |= {rival: contender(bench, no_progress) for rival, contender in BASELINES.items()}
-        tables[source] = {model: score(bench, answer) for model, answer in answers.items()}
-        print_table(f"newest {held_back} days of {source}, {len(bench.cutoffs)} cut-offs", tables[source], MAIN, console)
-    return replace(artefact, backtest={source: _finite(rows) for source, rows in tables.items()})
+        rows = {model: score(bench, answer) for model, answer in answers.items()}
+        tables[source], benches[source] = _finite(rows), bench.fingerprint
+        serving = _serving(registry, artefact.name, bench, console)
+        if serving is not None:
+            row = score(bench, stream(bench, serving))
+            rivals[bench.fingerprint] = Measured(source, {**rows, artefact.name: row})
+            rows = {**rows, f"{artefact.name} {serving.version}, serves": row}
+        print_table(f"newest {held_back} days of {source}, {len(bench.cutoffs)} cut-offs", rows, MAIN, console)
+    return replace(artefact, backtest=tables, training={**artefact.training, "benches": benches}), rivals
+
+
+def _serving(registry: "Registry | None", name: str, bench: "Bench", console: "Console") -> "Artefact | None":
+    """The registered model that serves under a name, if it can be measured on the bench."""
+    from models.artefact import UnusableArtefact, read
+    from models.backtest import unfit
+    from models.registry import NoRegistry
+
+    try:
+        serving = registry.serving(name) if registry is not None else None
+        if registry is None or serving is None:
+            return None
+        model = read(registry.files(serving))
+    except (NoRegistry, UnusableArtefact) as error:
+        console.print(f"the model that serves is not measured: {error}", markup=False)
+        return None
+    reason = unfit(bench, model)
+    if reason is not None:
+        console.print(f"{serving.label}, which serves, is not measured: {reason}", markup=False)
+    return None if reason else model
+
+
+def _record(registry: "Registry", artefact: "Artefact", rivals: "dict[str, Measured]", files: list[Path], console: "Console") -> None:
+    from models.registry import NoRegistry, backtests_of
+
+    try:
+        backtests = backtests_of(artefact)
+        run = registry.record("train", artefact, backtests, files)
+        version = registry.add_backtests(registry.register(artefact, run), backtests)
+        serving = registry.serving(artefact.name)
+        if serving is not None:
+            registry.add_backtests(serving, rivals)
+    except NoRegistry as error:
+        console.print(f"not recorded: {error}", markup=False)
+        return
+    console.print(f"recorded as {version.label}; let it serve with `trendcast models promote {version.label}`", markup=False)
+
+
+def _draw(path: Path, artefact: "Artefact") -> None:
+    try:
+        from models.curves import draw_training
+
+        draw_training(path, artefact.training["curve"], f"{artefact.name} {artefact.version}")
+    except ImportError as error:
+        raise UserError("no picture without matplotlib; pip install 'trendcast[training]'") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be drawn: {error}") from error
 
 
 def _finite(rows: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:

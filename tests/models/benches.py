@@ -1,15 +1,48 @@
 """Small benches for tests."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from models.artefact import Artefact
 from models.bench import Bench
 from models.dataset import Panel
 from models.features import FeatureSpec
+from models.nowcast import NowcastRule
 from models.seasons import DAY_MS
+from models.weights import Sizes, initial
+
+LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+
+
+def write_bench(directory: Path, freq: str = "D", season: int = 7, steps: int = 110) -> Path:
+    """A bench of eight products with a week; the last two begin later."""
+    rng = np.random.default_rng(5)
+    dates = pd.date_range("2010-01-04", periods=steps, freq=freq)
+    parts = []
+    for i in range(8):
+        begin = 0 if i < 6 else 20 * (i - 5)
+        units = rng.poisson((1 + i) * (1 + (np.arange(steps) % season == 0) * 3))[begin:]
+        parts.append(
+            pd.DataFrame({"unique_id": f"p{i}", "ds": dates[begin:], "y": units.astype(float), "hist_orders": np.minimum(units, 3)})
+        )
+    directory.mkdir(exist_ok=True)
+    pd.concat(parts).to_parquet(directory / "panel.parquet")
+    cutoffs = [str(dates[-1 - 14 - back]) for back in (14, 7, 0)]
+    plan = {"cutoffs": cutoffs, "horizon": 14, "freq": freq, "season": season, "ids": [f"p{i}" for i in range(8)]}
+    (directory / "cutoffs.json").write_text(json.dumps(plan))
+    return directory
+
+
+def untrained(spec: FeatureSpec) -> Artefact:
+    sizes = Sizes(spec.n_encoder_inputs, spec.n_decoder_inputs, len(LEVELS))
+    profiles = tuple(np.ones(period, np.float32) for period in spec.periods)
+    weights = initial(sizes, np.random.default_rng(1))
+    return Artefact("test", spec, 14, 28, LEVELS, 64, 96, NowcastRule(), (0.5, 2.0), True, profiles, weights)
 
 
 def daily_bench(history: npt.ArrayLike, horizon: int, season: int = 7, cutoffs: tuple[int, ...] | None = None) -> Bench:

@@ -1,5 +1,6 @@
 """The backtest streams like the product, sees no future, and writes what other benches read."""
 
+import datetime
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,43 +12,11 @@ from typer.testing import CliRunner
 
 from models import backtest
 from models import bench as benches
-from models.artefact import Artefact
 from models.bench import BacktestForecasts, no_progress
 from models.contenders import BASELINES
 from models.dataset import UnusableData
-from models.features import FeatureSpec
-from models.nowcast import NowcastRule
-from models.weights import Sizes, initial
 from streaming.cli import build
-
-LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
-
-
-def write_bench(directory: Path, freq: str = "D", season: int = 7, steps: int = 110) -> Path:
-    """A bench of eight products with a week; the last two begin later."""
-    rng = np.random.default_rng(5)
-    dates = pd.date_range("2010-01-04", periods=steps, freq=freq)
-    parts = []
-    for i in range(8):
-        begin = 0 if i < 6 else 20 * (i - 5)
-        units = rng.poisson((1 + i) * (1 + (np.arange(steps) % season == 0) * 3))[begin:]
-        parts.append(
-            pd.DataFrame({"unique_id": f"p{i}", "ds": dates[begin:], "y": units.astype(float), "hist_orders": np.minimum(units, 3)})
-        )
-    directory.mkdir(exist_ok=True)
-    pd.concat(parts).to_parquet(directory / "panel.parquet")
-    cutoffs = [str(dates[-1 - 14 - back]) for back in (14, 7, 0)]
-    plan = {"cutoffs": cutoffs, "horizon": 14, "freq": freq, "season": season, "ids": [f"p{i}" for i in range(8)]}
-    (directory / "cutoffs.json").write_text(json.dumps(plan))
-    return directory
-
-
-def untrained(spec: FeatureSpec) -> Artefact:
-    sizes = Sizes(spec.n_encoder_inputs, spec.n_decoder_inputs, len(LEVELS))
-    profiles = tuple(np.ones(period, np.float32) for period in spec.periods)
-    return Artefact(
-        "test", spec, 14, 28, LEVELS, 64, 96, NowcastRule(), (0.5, 2.0), True, profiles, initial(sizes, np.random.default_rng(1))
-    )
+from tests.models.benches import LEVELS, untrained, write_bench
 
 
 @pytest.mark.parametrize(
@@ -63,6 +32,12 @@ def test_any_frequency(tmp_path: Path, freq: str, season: int, periods: tuple[in
     assert np.isfinite(list(benches.score(bench, scored).values())).all()
     truth = pd.read_parquet(tmp_path / "bench" / "panel.parquet")
     assert len(frame.merge(truth, on=["unique_id", "ds"])) == len(frame) == 3 * 8 * 14
+
+
+def test_a_bench_knows_what_day_it_is(tmp_path: Path) -> None:
+    """In steps since 1970, or hours, weekdays and holidays would be those of another time."""
+    assert benches.load(write_bench(tmp_path / "days")).panel.first_step == (datetime.date(2010, 1, 4) - datetime.date(1970, 1, 1)).days
+    assert benches.load(write_bench(tmp_path / "hours", "h", 24)).panel.first_step == 14_613 * 24
 
 
 def test_forecasts_do_not_see_the_future(tmp_path: Path) -> None:
@@ -115,6 +90,28 @@ def test_the_command_writes_what_benches_read(tmp_path: Path) -> None:
     printed = [line.split("│")[1].strip() for line in done.output.splitlines() if line.startswith("│")]
     assert set(printed) == {"lstm", "ridge", "seasonal naive"}
     assert "What the forecasts live on" in page.read_text(encoding="utf-8")
+
+
+def test_a_bench_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    there = benches.load(write_bench(tmp_path / "bench"))
+    there = replace(there, spec=replace(there.spec, timezone="Asia/Tokyo"))
+    benches.write(there, tmp_path / "again")
+    back = benches.load(tmp_path / "again")
+    assert (back.spec, back.cutoffs, back.horizon, back.season) == (there.spec, there.cutoffs, there.horizon, there.season)
+    assert np.array_equal(back.panel.demand, there.panel.demand)
+    assert back.panel.product_ids == there.panel.product_ids
+
+
+def test_the_bench_command_writes_what_backtests_read(tmp_path: Path) -> None:
+    options = ["--simulate", "40", "--products", "6", "--step", "day", "--cutoffs", "3"]
+    done = CliRunner().invoke(build(), ["bench", str(tmp_path / "bench"), *options])
+    assert done.exit_code == 0, done.output
+    bench = benches.load(tmp_path / "bench")
+    assert (bench.panel.columns, bench.cutoffs, bench.horizon) == (40, (11, 18, 25), 14)
+    assert bench.spec.streams == ("hist_orders", "hist_views", "hist_carts")
+    none = CliRunner().invoke(build(), ["bench", str(tmp_path / "bench"), "--simulate", "10", "--products", "6", "--step", "day"])
+    assert none.exit_code == 1
+    assert "too few" in str(none.exception)
 
 
 def test_the_command_says_what_is_missing(tmp_path: Path) -> None:

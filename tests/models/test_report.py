@@ -145,7 +145,7 @@ def test_the_same_study_gives_the_same_page() -> None:
 
 
 def test_what_is_given_is_shown() -> None:
-    curve = [{"iteration": 100 * i, "loss": 1 / i, "held_out_loss": 1.2 / i, "best": True} for i in range(1, 6)]
+    curve = [{"iteration": 100 * i, "loss": 1 / i, "held_out_loss": 1.2 / i, "kept": True} for i in range(1, 6)]
     changes = [{"rule": "cancelled pairs", "lines": 12_345}, {"rule": "manual entries", "lines": 7}]
     bench = BENCHES["usual"]()
     plain = Page(report.html(study(bench))).text

@@ -1,16 +1,20 @@
 """Batches and a short training: deterministic, blind to the future, and better than nothing."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from models import batches, dataset, train
+from models.artefact import Artefact
 from models.batches import Recipe
+from models.checkpoints import Checkpoint, Checkpoints
 from models.dataset import Encoded, Panel, UnusableData
 from models.features import FeatureSpec
 from models.seasons import DAY_MS
 from models.train import Progress
+from models.weights import Sizes, initial
 
 DAILY = FeatureSpec.for_step(DAY_MS, ("orders",))
 QUICK = Recipe(iterations=40, batch=8, forks=6, segment=40, burn_in=6, youngest=5, check_every=10, patience=9, held_out=0.2)
@@ -92,3 +96,79 @@ def test_training_stops_when_the_held_out_products_get_no_better() -> None:
 def test_too_little_data_says_so(columns: int, products: int, says: str) -> None:
     with pytest.raises(UnusableData, match=says):
         train.train([weekly_panel(products, columns)], DAILY, QUICK, name="test")
+
+
+class Killed(Exception):
+    """A training that ends in the middle."""
+
+
+def test_a_killed_training_goes_on_to_the_same_model(tmp_path: Path) -> None:
+    panel = weekly_panel()
+    whole = train.train([panel], DAILY, QUICK, name="test")
+    said: list[str] = []
+    looks: list[Progress] = []
+
+    def train_until(last: int | None) -> Artefact:
+        def look(seen: Progress) -> None:
+            looks.append(seen)
+            if len(looks) == last:
+                raise Killed
+
+        return train.train([panel], DAILY, QUICK, name="test", progress=look, checkpoints=Checkpoints(tmp_path / "kept", said.append))
+
+    with pytest.raises(Killed):
+        train_until(2)
+    resumed = train_until(None)
+    assert [look.iteration for look in looks] == [10, 20, 30, 40]
+    assert (resumed.version, resumed.training) == (whole.version, whole.training)
+    assert all(np.array_equal(resumed.weights[name], whole.weights[name]) for name in whole.weights)
+    assert said == [f"going on from {tmp_path}/kept/checkpoint.npz, after iteration 20"]
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_learner_restored_is_the_learner_that_was(dropout: float) -> None:
+    """The next step of both does the same: weights, moments, averages and dropout."""
+    sizes = Sizes(DAILY.n_encoder_inputs, DAILY.n_decoder_inputs, len(train.LEVELS), 4, 8)
+    weights = initial(sizes, np.random.default_rng(1))
+    there, again = (train.Learner(weights, replace(QUICK, dropout=dropout), 14, 1) for _ in range(2))
+    state = {name: np.asarray(value + 1).astype(value.dtype) for name, value in there.state().items()}
+    there.restore(state)
+    again.restore(there.state())
+    assert all(np.array_equal(again.state()[name], value) for name, value in state.items())
+    moments_and_average = 3 * (len(weights) - 4)  # of all that is trained, which the normalisations are not
+    assert len(state) == len(weights) + moments_and_average + len(["iteration"]) + (dropout > 0)
+
+
+def test_another_training_starts_anew_and_says_so(tmp_path: Path) -> None:
+    panel, weights = weekly_panel(), {"x": np.zeros(1, np.float32)}
+    others = [
+        train._identity([panel], DAILY, replace(QUICK, seed=2), 14, 28, weights),
+        train._identity([weekly_panel(seed=1)], DAILY, QUICK, 14, 28, weights),
+        train._identity([panel], replace(DAILY, recent=71), QUICK, 14, 28, weights),
+        train._identity([panel], DAILY, QUICK, 14, 28, {"x": np.ones(1, np.float32)}),
+    ]
+    said: list[str] = []
+    kept = Checkpoints(tmp_path / "kept", said.append)
+    own = train._identity([panel], DAILY, QUICK, 14, 28, weights)
+    assert kept.newest(own) is None
+    assert not said
+    kept.save(own, Checkpoint({"x": np.arange(3)}, {"iteration": 1}))
+    assert not any(kept.newest(other) for other in others)
+    assert ["starting anew" in line for line in said] == [True] * len(others)
+    (tmp_path / "kept" / "checkpoint.npz").write_bytes(b"PK half a file")
+    assert kept.newest(own) is None
+    assert "cannot be read" in said[-1]
+
+
+def test_a_cleared_checkpoint_takes_nothing_else_along(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path / "kept")
+    kept.save("a", Checkpoint({"x": np.arange(3)}, {"iteration": 1}))
+    found = kept.newest("a")
+    assert found is not None
+    assert (found.facts, found.arrays["x"].tolist()) == ({"iteration": 1}, [0, 1, 2])
+    (tmp_path / "kept" / "mine.txt").write_text("mine")
+    kept.clear()
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["mine.txt"]
+    (tmp_path / "kept" / "mine.txt").unlink()
+    kept.clear()
+    assert not (tmp_path / "kept").exists()

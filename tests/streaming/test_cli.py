@@ -12,7 +12,7 @@ import redis
 from simulator.embedded import Redis, Stack
 
 # What every command that starts quickly must not have loaded by then.
-HEAVY = ("faust", "kafka", "keras", "numpy", "pandas", "redis", "tensorflow")
+HEAVY = ("faust", "kafka", "keras", "matplotlib", "mlflow", "numpy", "optuna", "pandas", "redis", "tensorflow")
 
 
 def trendcast(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
@@ -24,7 +24,7 @@ def trendcast(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[
 def test_help_names_every_command() -> None:
     told = trendcast("--help")
     assert told.returncode == 0
-    for command in ("up", "down", "status", "topics", "check", "schemas"):
+    for command in ("up", "down", "status", "topics", "check", "schemas", "train", "bench", "backtest", "tune", "models"):
         assert f" {command} " in told.stdout
 
 

@@ -8,6 +8,7 @@ from models import metrics
 from models.bench import BacktestForecasts, Bench, Contender, Progress, earlier, no_progress
 from models.contenders import ensembles, simple
 from models.contenders.ensembles import Past
+from models.dataset import UnusableData
 from models.metrics import LEVELS
 from tests.models.benches import daily_bench, seasonal_shop, with_another_future
 
@@ -16,14 +17,12 @@ MEMBERS: dict[str, Contender] = {"28-day mean": simple.window_mean, "seasonal na
 
 def past(bench: Bench) -> Past:
     before = earlier(bench)
-    assert before is not None
     return ensembles.earlier_forecasts(before, {name: member(before, no_progress) for name, member in MEMBERS.items()}, 3)
 
 
 def test_an_earlier_bench_ends_where_the_test_begins() -> None:
     bench = seasonal_shop()
     before = earlier(bench)
-    assert before is not None
     assert before.panel.columns == len(before.dates) == bench.cutoffs[0] + 1
     assert before.cutoffs[-1] + before.horizon == bench.cutoffs[0]
     assert set(np.diff(before.cutoffs)) == {bench.horizon}
@@ -32,9 +31,9 @@ def test_an_earlier_bench_ends_where_the_test_begins() -> None:
 
 def test_half_the_history_is_left_to_learn_from() -> None:
     before = earlier(daily_bench([np.ones(40)], 14))
-    assert before is not None
     assert before.cutoffs == (25,)
-    assert earlier(daily_bench([np.ones(20)], 14)) is None
+    with pytest.raises(UnusableData, match="too few"):
+        earlier(daily_bench([np.ones(20)], 14))
 
 
 def test_weights_do_not_know_the_test() -> None:
