@@ -51,7 +51,7 @@ def support_vectors(bench: Bench, progress: Progress) -> BacktestForecasts:
     return _forecast(bench, progress, fit, 3_000)
 
 
-def random_forest(trees: int = 60) -> Contender:
+def random_forest(trees: int = 50) -> Contender:
     """A contender: trees with large leaves, each of half of the rows and a third of the features a split."""
 
     def fit(features: F32, target: F64, weight: F64) -> Predict:
@@ -63,7 +63,7 @@ def random_forest(trees: int = 60) -> Contender:
         model.n_jobs = 1
         return _predict(model)
 
-    return lambda bench, progress: _forecast(bench, progress, fit, 75_000)
+    return lambda bench, progress: _forecast(bench, progress, fit, 50_000)
 
 
 def _predict(model: object) -> Predict:
