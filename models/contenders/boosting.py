@@ -12,12 +12,12 @@ from models.contenders.table import Known, Reach, Sample
 from models.metrics import LEVELS
 
 _SEED: Final = 1
-_ROWS: Final = 250_000
+_ROWS: Final = 150_000
 _TWEEDIE_POWER: Final = 1.2
 # Rows of a leaf, at least.
 _LEAF: Final = 100
 _PARAMETERS: Final[dict[str, Any]] = {
-    "learning_rate": 0.05,
+    "learning_rate": 0.1,
     "num_leaves": 63,
     "subsample": 0.8,
     "subsample_freq": 1,
@@ -30,7 +30,7 @@ _PARAMETERS: Final[dict[str, Any]] = {
 }
 
 
-def boosted_trees(trees: int = 250) -> Contender:
+def boosted_trees(trees: int = 120) -> Contender:
     """A contender: quantiles and mean of demand relative to each product's scale, learnt on columns up to the first cut-off."""
     return lambda bench, progress: _forecast(bench, progress, trees)
 

@@ -61,9 +61,9 @@ def ensembles(members: Mapping[str, Contender]) -> dict[str, Contender]:
     """Average, stacking and blending of the members, by name.
 
     average: the mean of the members' means and of their quantiles.
-    stacking: weights of their own for the mean (least squares) and for each quantile (least pinball loss), of any sum, from up to three
-    earlier cut-offs.
-    blending: one set of weights for the mean and all quantiles, which sum to 1, from the newest of the earlier cut-offs.
+    stacking: weights of their own for the mean (least squares) and for each quantile (least pinball loss), from up to three earlier cut-offs.
+    blending: one set of weights for the mean and all quantiles, from the newest of the earlier cut-offs.
+    Weights always sum to 1: of any sum they take the growth between the earlier cut-offs for a law.
     """
     past = remembered(lambda bench, progress: _asked_earlier(bench, progress, members))
     return {
@@ -80,31 +80,34 @@ def equal(members: int) -> Weights:
 
 
 def stacked(past: Past) -> Weights:
-    """Non-negative weights, for the mean by least squares, for each quantile by least pinball loss."""
+    """Weights for the mean by least squares, for each quantile by least pinball loss."""
     row = 1 / np.sqrt(past.scale)
-    mean, _ = library("scipy.optimize").nnls(past.mean * row[:, None], past.demand * row)
-    of_level = {level: least_pinball(values, past.demand, row, level) for level, values in past.quantiles.items()}
-    fallback = equal(past.mean.shape[1])
-    # All weights 0 would forecast nothing at all; nobody learns from that.
-    return Weights(
-        mean if mean.any() else fallback.mean,
-        {level: weights if weights.any() else fallback.quantiles[level] for level, weights in of_level.items()},
-    )
+    quantiles = {level: least_pinball(values, past.demand, row, level) for level, values in past.quantiles.items()}
+    return Weights(least_squares(past.mean, past.demand, row), quantiles)
 
 
 def blended(past: Past) -> Weights:
-    """One set of non-negative weights that sum to 1: those of the least pinball loss over all levels together."""
+    """One set of weights: those of the least pinball loss over all levels together."""
     levels = list(past.quantiles)
     forecasts = np.concatenate([past.quantiles[level] for level in levels])
     demand, row = np.tile(past.demand, len(levels)), np.tile(1 / np.sqrt(past.scale), len(levels))
     level = np.repeat(levels, len(past.demand))
     rows = np.sort(np.random.default_rng(_SEED).permutation(len(demand))[:_ROWS])
-    weights = least_pinball(forecasts[rows], demand[rows], row[rows], level[rows], sum_to_one=True)
+    weights = least_pinball(forecasts[rows], demand[rows], row[rows], level[rows])
     return Weights(weights, dict.fromkeys(LEVELS, weights))
 
 
-def least_pinball(forecasts: Floats, demand: Floats, row: Floats, level: float | Floats, *, sum_to_one: bool = False) -> Floats:
-    """Non-negative weights of the columns of `forecasts`, (rows, members), whose sum has the least pinball loss, rows counted by `row`.
+def least_squares(forecasts: Floats, demand: Floats, row: Floats) -> Floats:
+    """Non-negative weights of the columns of `forecasts`, (rows, members), that sum to 1, with the least squares, rows counted by `row`."""
+    # One more row asks for the sum, so loudly that no other is heard against it.
+    loud = 1e4 * max(float(np.abs(forecasts * row[:, None]).sum()), 1.0)
+    left, right = np.vstack([forecasts * row[:, None], np.full(forecasts.shape[1], loud)]), np.append(demand * row, loud)
+    weights, _ = library("scipy.optimize").nnls(left, right)
+    return np.asarray(weights / weights.sum(), np.float64)
+
+
+def least_pinball(forecasts: Floats, demand: Floats, row: Floats, level: float | Floats) -> Floats:
+    """Non-negative weights of the columns of `forecasts`, (rows, members), that sum to 1, with the least pinball loss, rows counted by `row`.
 
     A linear program: demand is the weighted forecasts plus what lies above minus what lies below, which cost `level` and `1 - level`.
     """
@@ -112,11 +115,9 @@ def least_pinball(forecasts: Floats, demand: Floats, row: Floats, level: float |
     n, members = forecasts.shape
     above = row * level
     cost = np.concatenate([np.zeros(members), above, row - above])
-    equations = sparse.hstack([sparse.csr_array(forecasts), sparse.eye_array(n), -sparse.eye_array(n)], format="csr")
-    right = demand
-    if sum_to_one:
-        one = sparse.csr_array(np.concatenate([np.ones(members), np.zeros(2 * n)])[None])
-        equations, right = sparse.vstack([equations, one], format="csr"), np.append(demand, 1.0)
+    sums = sparse.hstack([sparse.csr_array(forecasts), sparse.eye_array(n), -sparse.eye_array(n)])
+    one = sparse.csr_array(np.concatenate([np.ones(members), np.zeros(2 * n)])[None])
+    equations, right = sparse.vstack([sums, one], format="csr"), np.append(demand, 1.0)
     solved = library("scipy.optimize").linprog(cost, A_eq=equations, b_eq=right, bounds=(0, None), method="highs")
     if not solved.success:
         return np.full(members, 1 / members)

@@ -22,8 +22,10 @@ F64 = npt.NDArray[np.float64]
 
 # A shorter window than this holds no season.
 _SHORTEST: Final = 4
-# Added to a window's deviation, so that silence has one.
-_LEAST_DEVIATION: Final = 0.1
+# Added to a window's deviation, in units: silence has one too, and what is below a unit is no deviation of counts.
+_LEAST_DEVIATION: Final = 1.0
+# Deviations of a target beyond which an error counts no more: a few orders after silence would rule all squares.
+_FARTHEST: Final = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,8 @@ def _forecast(bench: Bench, progress: Progress, layer: str, recipe: Recipe) -> B
         chosen = rng.choice(learnt, recipe.batch)
         inputs, mean, deviation = windows(known, product[chosen], origin[chosen], window)
         targets = _targets(known, product[chosen], origin[chosen], horizon)
-        model.train_on_batch(inputs, (targets - mean[:, None]) / deviation[:, None])
+        scaled = (targets - mean[:, None]) / deviation[:, None]
+        model.train_on_batch(inputs, np.clip(scaled, -_FARTHEST, _FARTHEST))
         progress(iteration + 1, of)
     expected = _answer(model, known, product[checked], origin[checked], window)
     seen = spread(expected.ravel(), _targets(known, product[checked], origin[checked], horizon).ravel())
