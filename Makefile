@@ -61,4 +61,4 @@ lint: setup
 	$(BIN)/mypy
 
 bench-%: setup
-	$(BIN)/python -m benchmarks.$*
+	$(BIN)/python -m benchmarks.$*$(if $(DATA), --data "$(DATA)")
