@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 from models import backtest
 from models import bench as benches
+from models.batches import Recipe
 from models.bench import BacktestForecasts, no_progress
 from models.contenders import BASELINES
 from models.dataset import UnusableData
+from models.train import train
 from streaming.cli import build
 from tests.models.benches import LEVELS, untrained, write_bench
 
@@ -49,6 +51,33 @@ def test_forecasts_do_not_see_the_future(tmp_path: Path) -> None:
     after = backtest.stream(replace(bench, panel=replace(bench.panel, demand=changed)), model)
     assert np.array_equal(before.mean[:2], after.mean[:2])
     assert not np.array_equal(before.mean[2], after.mean[2])
+
+
+def promoted_bench(directory: Path, *, known_ahead: bool) -> benches.Bench:
+    """Forty products that sell four times as much while they are promoted, on days at random."""
+    rng = np.random.default_rng(7)
+    dates = pd.date_range("2010-01-04", periods=160, freq="D")
+    parts = []
+    for i in range(40):
+        promotion = rng.random(len(dates)) < 0.15
+        units = rng.poisson((2 + i / 4) * np.where(promotion, 4.0, 1.0)).astype(float)
+        known = {"futr_promotion": promotion.astype(float)} if known_ahead else {}
+        parts.append(pd.DataFrame({"unique_id": f"p{i}", "ds": dates, "y": units, **known}))
+    directory.mkdir()
+    pd.concat(parts).to_parquet(directory / "panel.parquet")
+    plan = {"cutoffs": [str(dates[-1 - 14 - back]) for back in (14, 0)], "horizon": 14, "freq": "D", "season": 7}
+    (directory / "cutoffs.json").write_text(json.dumps(plan))
+    return benches.load(directory)
+
+
+def test_a_promotion_known_ahead_is_forecast(tmp_path: Path) -> None:
+    errors = []
+    for known_ahead in (True, False):
+        bench = promoted_bench(tmp_path / str(known_ahead), known_ahead=known_ahead)
+        recipe = replace(Recipe.for_spec(bench.spec, iterations=150, seed=1), segment=70, batch=16, forks=12)
+        artefact = train([bench.panel.until(bench.cutoffs[0] + 1)], bench.spec, recipe, name="test", horizon=bench.horizon)
+        errors.append(benches.score(bench, backtest.stream(bench, artefact))["MWQL"])
+    assert errors[0] < 0.9 * errors[1]
 
 
 def test_scores_are_those_of_the_forecasts(tmp_path: Path) -> None:
