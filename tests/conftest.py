@@ -1,5 +1,6 @@
 """Real servers for every test that wants them: one Kafka and one Redis a test session (and a worker of pytest-xdist)."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 import redis
 
 from simulator.embedded import Stack
+
+# Threads that wait for each other by spinning take a small model minutes on a busy machine. Read when their libraries are loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No timed assertions: a busy machine must not fail a test.
 hypothesis.settings.register_profile("trendcast", deadline=None)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.bench import Bench
-from models.features import F32
+from models.features import F32, held
 from models.seasons import DAY_MS
 
 F64 = npt.NDArray[np.float64]
@@ -68,6 +68,7 @@ class Known:
     demand: F64  # (n, columns) NaN before a product is born
     streams: F64  # (n, columns, streams) 0 before a product is born
     shop: F64  # (columns,) mean demand of all products born by the column, not only of these
+    covariates: F64  # (n, 1 + horizon, covariates) known ahead: of the origin, and of the steps after it
 
     @classmethod
     def at(cls, bench: Bench, origin: int, products: npt.NDArray[np.int64] | None = None) -> Self:
@@ -78,7 +79,16 @@ class Known:
         unborn = np.arange(origin + 1) < panel.born[chosen, None]
         born = np.searchsorted(panel.born, np.arange(origin + 1), side="right")
         shop = panel.demand[:, : origin + 1, 0].sum(axis=0, dtype=np.float64) / np.maximum(born, 1)
-        return cls(np.where(unborn, np.nan, values[..., 0]), values[..., 1:], shop)
+        return cls(np.where(unborn, np.nan, values[..., 0]), values[..., 1:], shop, _covariates(bench, origin, chosen))
+
+
+def _covariates(bench: Bench, origin: int, products: npt.NDArray[np.int64]) -> F64:
+    if bench.panel.covariates is None:
+        return np.zeros((len(products), 1 + bench.horizon, 0))
+    until_end = bench.panel.covariates[products, : origin + 1 + bench.horizon]
+    unknown = np.full((len(products), origin + 1 + bench.horizon - until_end.shape[1], until_end.shape[2]), np.nan, np.float32)
+    values = held(np.concatenate([until_end, unknown], axis=1), np.zeros((len(products), until_end.shape[2]), np.float32))
+    return values[:, origin:].astype(np.float64)
 
 
 def scales(known: Known, reach: Reach) -> F64:
@@ -114,9 +124,10 @@ def at_origin(known: Known, reach: Reach) -> F64:
 
 
 def ahead_of_origin(known: Known, reach: Reach, ahead: int) -> F64:
-    """Features of the step `ahead` (1: the next one) of the origin, (n, features): demand at the same phase of earlier seasons."""
+    """Features of the step `ahead` (1: the next one) of the origin, (n, features): demand at the same phase of earlier seasons, and covariates."""
     scale = scales(known, reach)[:, None]
-    columns = [np.full((len(known.demand), 1), float(ahead))]
+    then = known.covariates[:, ahead]
+    columns = [np.full((len(known.demand), 1), float(ahead)), then, then - known.covariates[:, 0]]
     for season in reach.seasons:
         shortest = season == reach.seasons[0]
         newest = -(-ahead // season)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from models.artefact import Artefact
-from models.bench import Bench
+from models.bench import Bench, load
 from models.dataset import Panel
 from models.features import FeatureSpec
 from models.nowcast import NowcastRule
@@ -43,6 +43,23 @@ def untrained(spec: FeatureSpec) -> Artefact:
     profiles = tuple(np.ones(period, np.float32) for period in spec.periods)
     weights = initial(sizes, np.random.default_rng(1))
     return Artefact("test", spec, 14, 28, LEVELS, 64, 96, NowcastRule(), (0.5, 2.0), True, profiles, weights)
+
+
+def promoted_bench(directory: Path, *, known_ahead: bool) -> Bench:
+    """Forty products that sell four times as much while they are promoted, on days at random."""
+    rng = np.random.default_rng(7)
+    dates = pd.date_range("2010-01-04", periods=160, freq="D")
+    parts = []
+    for i in range(40):
+        promotion = rng.random(len(dates)) < 0.15
+        units = rng.poisson((2 + i / 4) * np.where(promotion, 4.0, 1.0)).astype(float)
+        known = {"futr_promotion": promotion.astype(float)} if known_ahead else {}
+        parts.append(pd.DataFrame({"unique_id": f"p{i}", "ds": dates, "y": units, **known}))
+    directory.mkdir()
+    pd.concat(parts).to_parquet(directory / "panel.parquet")
+    plan = {"cutoffs": [str(dates[-1 - 14 - back]) for back in (14, 0)], "horizon": 14, "freq": "D", "season": 7}
+    (directory / "cutoffs.json").write_text(json.dumps(plan))
+    return load(directory)
 
 
 def daily_bench(history: npt.ArrayLike, horizon: int, season: int = 7, cutoffs: tuple[int, ...] | None = None) -> Bench:

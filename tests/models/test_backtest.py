@@ -18,7 +18,7 @@ from models.contenders import BASELINES
 from models.dataset import UnusableData
 from models.train import train
 from streaming.cli import build
-from tests.models.benches import LEVELS, untrained, write_bench
+from tests.models.benches import LEVELS, promoted_bench, untrained, write_bench
 
 
 @pytest.mark.parametrize(
@@ -51,23 +51,6 @@ def test_forecasts_do_not_see_the_future(tmp_path: Path) -> None:
     after = backtest.stream(replace(bench, panel=replace(bench.panel, demand=changed)), model)
     assert np.array_equal(before.mean[:2], after.mean[:2])
     assert not np.array_equal(before.mean[2], after.mean[2])
-
-
-def promoted_bench(directory: Path, *, known_ahead: bool) -> benches.Bench:
-    """Forty products that sell four times as much while they are promoted, on days at random."""
-    rng = np.random.default_rng(7)
-    dates = pd.date_range("2010-01-04", periods=160, freq="D")
-    parts = []
-    for i in range(40):
-        promotion = rng.random(len(dates)) < 0.15
-        units = rng.poisson((2 + i / 4) * np.where(promotion, 4.0, 1.0)).astype(float)
-        known = {"futr_promotion": promotion.astype(float)} if known_ahead else {}
-        parts.append(pd.DataFrame({"unique_id": f"p{i}", "ds": dates, "y": units, **known}))
-    directory.mkdir()
-    pd.concat(parts).to_parquet(directory / "panel.parquet")
-    plan = {"cutoffs": [str(dates[-1 - 14 - back]) for back in (14, 0)], "horizon": 14, "freq": "D", "season": 7}
-    (directory / "cutoffs.json").write_text(json.dumps(plan))
-    return benches.load(directory)
 
 
 def test_a_promotion_known_ahead_is_forecast(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from models.metrics import LEVELS
 from models.seasons import DAY_MS, HOUR_MS
 from streaming.cli import build
 from streaming.errors import UserError
-from tests.models.benches import daily_bench, seasonal_shop, with_another_future
+from tests.models.benches import daily_bench, promoted_bench, seasonal_shop, with_another_future
 
 SMALL = recurrent.Recipe(window=14, units=12, dropout=0.0, batch=64, iterations=150, learning_rate=1e-2)
 # The same, of a size for tests.
@@ -137,3 +138,12 @@ def test_a_missing_library_is_named_before_anything_is_trained(monkeypatch: pyte
     with pytest.raises(UnusableData, match="lightgbm is not installed"):
         CONTENDERS["LightGBM"](seasonal_shop(), no_progress)
     assert "lightgbm" not in str(run("--contenders", "ridge"))
+
+
+@pytest.mark.parametrize("name", ["LightGBM", "ridge"])
+def test_regressions_know_a_promotion_ahead(name: str, tmp_path: Path) -> None:
+    errors = []
+    for known_ahead in (True, False):
+        bench = promoted_bench(tmp_path / str(known_ahead), known_ahead=known_ahead)
+        errors.append(score(bench, QUICK_MEMBERS[name](bench, no_progress))["MWQL"])
+    assert errors[0] < 0.9 * errors[1]
