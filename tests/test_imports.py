@@ -27,7 +27,11 @@ PURE = [
     ),
     *(
         f"models/{name}.py"
-        for name in ("alerts", "alert_evidence", "alert_messages", "alert_policy", "calendar", "calibration", "cleaning", "features")
+        for name in ("accuracy", "alerts", "alert_evidence", "alert_messages", "alert_policy", "calendar")
+    ),
+    *(
+        f"models/{name}.py"
+        for name in ("calibration", "cleaning", "features")
     ),
     *(f"models/contenders/{name}.py" for name in ("simple", "spread", "table")),
     *(f"models/{name}.py" for name in ("metrics", "nowcast", "records", "seasons", "targets", "timeline")),

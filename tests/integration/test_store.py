@@ -210,7 +210,7 @@ async def test_another_owner_s_commit_is_refused(store: FeatureStore) -> None:
     with pytest.raises(OwnerLost):
         await store.begin_closing(SHARD, "old", STEP)
     with pytest.raises(OwnerLost):
-        await store.close_step(SHARD, "old", STEP, 0)
+        await store.close_step(SHARD, "old", STEP, 0, {})
 
 
 async def test_late_events_correct_closed_steps_and_are_counted(store: FeatureStore) -> None:
@@ -324,9 +324,9 @@ async def test_event_ids_are_forgotten_behind_the_window(store: FeatureStore, ra
     await store.apply([call(None, 5, hashes=tuple(range(100)))])
     await store.claim([SHARD], "token")
     assert await raw.keys("*seen:*")
-    await store.close_step(SHARD, "token", STEP, (STEP + 1) * HOUR_MS)
+    await store.close_step(SHARD, "token", STEP, (STEP + 1) * HOUR_MS, {})
     assert await raw.keys("*seen:*")
-    await store.close_step(SHARD, "token", STEP + 400, (STEP + 401) * HOUR_MS)
+    await store.close_step(SHARD, "token", STEP + 400, (STEP + 401) * HOUR_MS, {})
     assert not await raw.keys("*seen:*")
     assert await store.closed([SHARD]) == {SHARD: STEP + 400}
 
