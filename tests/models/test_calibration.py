@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from models import calibration
 from models.calibration import CLASSES, FACTORS, Outcomes, Trials
+from models.features import F32, I64
+from models.metrics import pinball
+from models.seasons import DAY_MS, HOUR_MS
 
 LEVELS = (0.1, 0.5, 0.9)
 HORIZON = 4
@@ -78,6 +82,63 @@ def test_factors_of_a_day_rest_on_the_weeks_before_it_and_not_on_itself() -> Non
     by_day = {100: wrong}
     used = [day for day in range(95, 140) if (calibration.factors_of(by_day, day, 3) < 0.9).all()]
     assert used == list(range(100 + calibration.LAG_DAYS, 100 + calibration.LAG_DAYS + calibration.MEMORY_DAYS))
+
+
+@given(
+    shares=arrays.arrays(np.float32, (3, HORIZON, len(LEVELS)), elements=st.floats(0, 1e6, width=32)),
+    spoilt=st.sampled_from([np.nan, np.inf, 1e12]),
+)
+def test_what_is_on_trial_is_rounded_little_and_what_is_no_forecast_is_not_tried(shares: F32, spoilt: float) -> None:
+    mean = shares.mean(axis=2)
+    shares[2, 1, 1] = spoilt
+    step, group = np.arange(3), np.zeros(3, np.int64)
+    trials = Trials.of(step, group, mean, shares, np.ones((3, len(LEVELS)), np.float32))
+    assert trials.step.tolist() == [0, 1, calibration.NO_TRIAL]
+    held = trials.quantiles[:2].astype(np.float32) * trials.peak[:2, None, None]
+    assert np.allclose(held, shares[:2], rtol=2**-11, atol=6e-8 * shares[:2].max())
+    assert calibration.outcomes(trials, np.full(3, 3), np.ones(3, np.float32), LEVELS).count.sum() == 2
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 1000), pools=st.integers(1, 4))
+def test_outcomes_by_pool_are_those_of_each_pool_alone(seed: int, pools: int) -> None:
+    """With more products than are compared at once, and a slow count beside."""
+    n, rng = 300, np.random.default_rng(seed)
+    trials, demand, step = some_trials(n, rng), rng.poisson(20, n).astype(np.float32), rng.integers(0, HORIZON + 2, n)
+    pool = rng.integers(0, pools, n)
+    found = calibration.outcomes_by_pool(trials, step, demand, LEVELS, pool)
+    for number, sums in found.items():
+        rows = np.flatnonzero(pool == number)
+        assert same(sums, calibration.outcomes(trials.at(rows), step[rows], demand[rows], LEVELS))
+        assert same(sums, one_by_one(trials.at(rows), step[rows], demand[rows]))
+
+
+def one_by_one(trials: Trials, step: I64, demand: F32) -> Outcomes:
+    """The oracle."""
+    found = Outcomes.none(len(LEVELS))
+    for i in np.flatnonzero(calibration.on_trial(trials, step)):
+        group, ahead = trials.group[i], step[i] - trials.step[i] - 1
+        came, published = float(demand[i]), trials.quantiles[i, ahead].astype(float) * float(trials.peak[i])
+        found.count[group] += 1
+        found.demand[group] += round(came * 1000)
+        found.mean[group] += round(float(trials.mean[i, ahead]) * float(trials.peak[i]) * 1000)
+        for k, (level, quantile) in enumerate(zip(LEVELS, published.tolist(), strict=True)):
+            found.below[group, k] += came < quantile
+            found.at_most[group, k] += came <= quantile
+            found.published[group, k] += round(float(pinball(np.array(came), np.array(quantile), level)) * 1000)
+            for f, factor in enumerate(FACTORS.tolist()):
+                found.losses[group, k, f] += round(float(pinball(np.array(came), np.array(quantile * factor), level)) * 1000)
+    return found
+
+
+def test_a_step_waits_for_the_days_that_its_factors_rest_on() -> None:
+    for step_ms in (HOUR_MS, DAY_MS, 7 * DAY_MS):
+        for closed in range(1000, 1060):
+            furthest = calibration.known_through(closed, step_ms)
+            assert furthest > closed
+            last_days = [calibration.day_of(step, step_ms) - calibration.LAG_DAYS for step in (furthest, furthest + 1)]
+            open_day = calibration.day_of(closed + 1, step_ms)  # not whole yet
+            assert last_days[0] < open_day <= last_days[1] or furthest == closed + 1
 
 
 def test_turns_spread_products_over_the_horizon() -> None:
