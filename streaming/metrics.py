@@ -247,7 +247,8 @@ FORECAST_UNUSABLE: Final = _counter(
 )
 FORECAST_EVICTED: Final = _counter("trendcast_forecast_evicted_products_total", "Products forgotten after their long silence.")
 FORECAST_STATE_BYTES: Final = _gauge(
-    "trendcast_forecast_state_bytes", "Bytes of features, recurrent state, alert scores and forecasts on trial in the store, on owned shards."
+    "trendcast_forecast_state_bytes",
+    "Bytes of features, recurrent state, alert scores and forecasts on trial in the store, on owned shards.",
 )
 FORECAST_SHARDS: Final = _gauge("trendcast_forecast_owned_shards", "Shards assigned to this process.")
 FORECAST_MODEL: Final = _gauge("trendcast_forecast_model_info", "Always 1; the labels name the model that serves.", ("name", "version"))
