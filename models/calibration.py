@@ -221,7 +221,9 @@ def outcomes_by_pool(
         some, at = rows[start : start + _BLOCK], place[start : start + _BLOCK]
         begins = np.flatnonzero(np.r_[True, at[1:] != at[:-1]])
         # Whole numbers below 2**53: their sums are exact in any order.
-        table[at[begins]] += np.add.reduceat(_compared(trials, some, step[some], demand[some], levels, whole_units), begins).astype(np.int64)
+        table[at[begins]] += np.add.reduceat(_compared(trials, some, step[some], demand[some], levels, whole_units), begins).astype(
+            np.int64
+        )
     by_pool = table.reshape(-1, CLASSES, table.shape[1])
     return {int(p): Outcomes(by_pool[p]) for p in np.unique(pool[rows])}
 

@@ -96,36 +96,37 @@ def test_what_is_on_trial_is_rounded_little_and_what_is_no_forecast_is_not_tried
     assert trials.step.tolist() == [0, 1, calibration.NO_TRIAL]
     held = trials.quantiles[:2].astype(np.float32) * trials.peak[:2, None, None]
     assert np.allclose(held, shares[:2], rtol=2**-11, atol=6e-8 * shares[:2].max())
-    assert calibration.outcomes(trials, np.full(3, 3), np.ones(3, np.float32), LEVELS).count.sum() == 2
+    assert calibration.outcomes(trials, np.full(3, 3), np.ones(3, np.float32), LEVELS, whole_units=False).count.sum() == 2
 
 
 @settings(max_examples=30)
-@given(seed=st.integers(0, 1000), pools=st.integers(1, 4))
-def test_outcomes_by_pool_are_those_of_each_pool_alone(seed: int, pools: int) -> None:
+@given(seed=st.integers(0, 1000), pools=st.integers(1, 4), whole_units=st.booleans())
+def test_outcomes_by_pool_are_those_of_each_pool_alone(seed: int, pools: int, whole_units: bool) -> None:
     """With more products than are compared at once, and a slow count beside."""
     n, rng = 300, np.random.default_rng(seed)
     trials, demand, step = some_trials(n, rng), rng.poisson(20, n).astype(np.float32), rng.integers(0, HORIZON + 2, n)
     pool = rng.integers(0, pools, n)
-    found = calibration.outcomes_by_pool(trials, step, demand, LEVELS, pool)
+    found = calibration.outcomes_by_pool(trials, step, demand, LEVELS, pool, whole_units=whole_units)
     for number, sums in found.items():
         rows = np.flatnonzero(pool == number)
-        assert same(sums, calibration.outcomes(trials.at(rows), step[rows], demand[rows], LEVELS))
-        assert same(sums, one_by_one(trials.at(rows), step[rows], demand[rows]))
+        assert same(sums, calibration.outcomes(trials.at(rows), step[rows], demand[rows], LEVELS, whole_units=whole_units))
+        assert same(sums, one_by_one(trials.at(rows), step[rows], demand[rows], whole_units=whole_units))
 
 
-def one_by_one(trials: Trials, step: I64, demand: F32) -> Outcomes:
+def one_by_one(trials: Trials, step: I64, demand: F32, *, whole_units: bool) -> Outcomes:
     """The oracle."""
     found = Outcomes.none(len(LEVELS))
     for i in np.flatnonzero(calibration.on_trial(trials, step)):
         group, ahead = trials.group[i], step[i] - trials.step[i] - 1
-        came, published = float(demand[i]), trials.quantiles[i, ahead].astype(float) * float(trials.peak[i])
+        came, quantiles = float(demand[i]), trials.quantiles[i, ahead].astype(float) * float(trials.peak[i])
         found.count[group] += 1
         found.demand[group] += round(came * 1000)
         found.mean[group] += round(float(trials.mean[i, ahead]) * float(trials.peak[i]) * 1000)
-        for k, (level, quantile) in enumerate(zip(LEVELS, published.tolist(), strict=True)):
-            found.below[group, k] += came < quantile
-            found.at_most[group, k] += came <= quantile
-            found.published[group, k] += round(float(pinball(np.array(came), np.array(quantile), level)) * 1000)
+        for k, (level, quantile) in enumerate(zip(LEVELS, quantiles.tolist(), strict=True)):
+            published = round(quantile) if whole_units else quantile
+            found.below[group, k] += came < published
+            found.at_most[group, k] += came <= published
+            found.published[group, k] += round(float(pinball(np.array(came), np.array(published), level)) * 1000)
             for f, factor in enumerate(FACTORS.tolist()):
                 found.losses[group, k, f] += round(float(pinball(np.array(came), np.array(quantile * factor), level)) * 1000)
     return found
