@@ -1,6 +1,6 @@
 """What goes to and comes from the store: calls, outcomes, records, and the errors that say what their catcher must do."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -13,7 +13,7 @@ from feature_store.measures import N_MEASURES
 
 HOUR_MS: Final = 3_600_000
 NO_WATERMARK: Final = int(np.iinfo(np.int64).min)
-HEADER_BYTES: Final = 16  # of features, state and scores: an int64 position and eight bytes that say whose numbers follow
+HEADER_BYTES: Final = 16  # of features, state, scores and trial: an int64 position and eight bytes that say whose numbers follow
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -202,6 +202,7 @@ class ProductRecord:
     state: bytes
     scores: bytes
     running: bytes  # `RunningSums`; empty while history is caught up with, too
+    trial: bytes
 
 
 class RunningSums(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -234,6 +235,19 @@ class ProductCommit:
     state: bytes
     scores: bytes
     dirty_since_ms: int | None  # real time; None: nothing to publish
+    trial: bytes = b""  # empty: the one that is stored stays
+
+
+@dataclass(frozen=True, slots=True)
+class DaySums:
+    """Integers below 2**53 to be added to what the shard holds of a model and a day."""
+
+    model: str  # eight characters
+    by_day: Mapping[int, Sequence[int]]
+    keep_days: int  # sums of days further back than this before the newest are forgotten
+
+
+NO_SUMS: Final = DaySums("", {}, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,3 +80,9 @@ class Keys:
 
     def scores(self, shard: int, product: str) -> str:
         return f"{self.shard(shard)}scores:{product}"
+
+    def trial(self, shard: int, product: str) -> str:
+        return f"{self.shard(shard)}trial:{product}"
+
+    def calibration(self, shard: int) -> str:
+        return f"{self.shard(shard)}calibration"

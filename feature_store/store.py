@@ -18,10 +18,12 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from feature_store.calls import (
     HEADER_BYTES,
     HOUR_MS,
+    NO_SUMS,
     NO_WATERMARK,
     Ahead,
     Applied,
     ApplyCall,
+    DaySums,
     Outcome,
     OwnerLost,
     Position,
@@ -46,6 +48,7 @@ READ_CHUNK: Final = 512  # products a pipelined read: replies of a few MB at mos
 
 _SCRIPTS: Final = ("apply", "take", "tiles", "begin", "commit", "settle", "close", "evict", "skip")
 _tile_decoder = msgspec.msgpack.Decoder(list[float])
+_integers = msgspec.msgpack.Decoder(list[int])
 _encode = msgspec.msgpack.Encoder().encode
 
 T = TypeVar("T")
@@ -326,7 +329,7 @@ class FeatureStore:
 
             async def run(chunk: Sequence[tuple[int, str]] = chunk, by_shard: Mapping[int, list[int]] = by_shard) -> Any:
                 pipe = self._redis.pipeline(transaction=False)
-                kinds = (self.keys.features, self.keys.state, self.keys.scores, self.keys.running)
+                kinds = (self.keys.features, self.keys.state, self.keys.scores, self.keys.running, self.keys.trial)
                 for shard, rows in by_shard.items():
                     pipe.mget([key(shard, chunk[i][1]) for i in rows for key in kinds])
                     pipe.hget(self.keys.offsets(shard), "sum")
@@ -338,7 +341,7 @@ class FeatureStore:
                 if known is not None and int(sequence or 0) < known[shard]:
                     raise ShardRolledBack(shard, known[shard], int(sequence or 0))
                 for j, i in enumerate(rows):
-                    found[i] = ProductRecord(*(value or b"" for value in values[4 * j : 4 * j + 4]))
+                    found[i] = ProductRecord(*(value or b"" for value in values[5 * j : 5 * j + 5]))
             records += [found[i] for i in range(len(chunk))]
         return records
 
@@ -364,10 +367,23 @@ class FeatureStore:
 
         return [min(map(int, found)) if found else None for found in await self._patiently(run)]
 
+    async def day_sums(self, shard: int, model: str) -> dict[int, list[int]]:
+        """What `commit` added up of a model, by day."""
+        found = await self._patiently(lambda: self._redis.hgetall(self.keys.calibration(shard)))
+        named = ((*name.decode().split(":"), value) for name, value in found.items())
+        return {int(day): _integers.decode(value) for owner, day, value in named if owner == model}
+
     async def commit(
-        self, shard: int, token: str, products: Sequence[ProductCommit], outbox: Mapping[str, bytes], *, known: int = 0
+        self,
+        shard: int,
+        token: str,
+        products: Sequence[ProductCommit],
+        outbox: Mapping[str, bytes],
+        *,
+        sums: DaySums = NO_SUMS,
+        known: int = 0,
     ) -> int | Stale:
-        """Store states, scores and the messages that follow, all or nothing; returns the shard's sequence, or Stale.
+        """Store states, scores, sums of outcomes and the messages that follow, all or nothing; returns the shard's sequence, or Stale.
 
         `known`: the shard's sequence when it was decided. Raises OwnerLost, and ShardRolledBack where Redis has a lower one.
         """
@@ -378,12 +394,16 @@ class FeatureStore:
                 "keep_steps": self.keep_steps,
                 "known": known,
                 "outbox": list(outbox),
+                "model": sums.model,
+                "sums": list(sums.by_day.items()),
+                "keep_days": sums.keep_days,
                 "products": [
                     [
                         p.product,
                         p.first_step,
                         p.last_step,
                         False if p.dirty_since_ms is None else p.dirty_since_ms,
+                        bool(p.trial),
                     ]
                     for p in products
                 ],
@@ -394,7 +414,7 @@ class FeatureStore:
             blobs += [p.expected_features[:HEADER_BYTES], p.expected_scores[:HEADER_BYTES]]
             if p.first_step <= p.last_step:
                 blobs += [p.features, p.state]
-            blobs.append(p.scores)
+            blobs += [p.scores, p.trial] if p.trial else [p.scores]
         [reply] = await self._evaluate("commit", [(shard, (token, call, *blobs, *outbox.values()))])
         match reply[0]:
             case b"committed":
@@ -436,14 +456,17 @@ class FeatureStore:
         [reply] = await self._evaluate("begin", [(shard, (token, step, known))])
         _check_owned(shard, known, reply)
 
-    async def close_step(self, shard: int, token: str, step: int, watermark_ms: int, *, known: int = 0) -> None:
-        """Every product of the shard has consumed `step`; forget event ids behind the deduplication window.
+    async def close_step(
+        self, shard: int, token: str, step: int, watermark_ms: int, outbox: Mapping[str, bytes], *, known: int = 0
+    ) -> None:
+        """Every product of the shard has consumed `step`; forget event ids behind the deduplication window. The messages go to the outbox.
 
         Raises OwnerLost, and ShardRolledBack where Redis has a lower sequence than `known`.
         """
         seen_from = (watermark_ms - self._settings.dedup_ms) // HOUR_MS
+        messages = [part for item in outbox.items() for part in item]
         while True:
-            [reply] = await self._evaluate("close", [(shard, (token, step, known, seen_from, SEEN_SETS_PER_HOUR))])
+            [reply] = await self._evaluate("close", [(shard, (token, step, known, seen_from, SEEN_SETS_PER_HOUR, *messages))])
             _check_owned(shard, known, reply)
             if reply[0] == 1:
                 return

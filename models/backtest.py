@@ -75,7 +75,7 @@ class _Shop:
         due = np.flatnonzero(step % self._forecaster.horizon == self._turn[:alive])
         if column >= self._first_trial and len(due):
             out, group, factors = self.forecast(column, due)
-            self._trials.put(due, Trials(step[due], group, out.mean, out.quantiles.transpose(0, 2, 1), factors))
+            self._trials.put(due, Trials.of(step[due], group, out.mean, out.quantiles.transpose(0, 2, 1), factors))
 
     def forecast(self, column: int, rows: npt.NDArray[np.intp]) -> tuple[Forecasts, I64, F32]:
         """Calibrated forecasts of some products, their volume classes, and the factors in their quantiles, (n, levels)."""
@@ -89,7 +89,7 @@ class _Shop:
         return out, group, factors
 
     def _day(self, column: int) -> int:
-        return (self._bench.panel.first_step + column) * self._bench.spec.step_ms // DAY_MS
+        return calibration.day_of(self._bench.panel.first_step + column, self._bench.spec.step_ms)
 
 
 def _ahead(bench: Bench, cutoff: int, rows: npt.NDArray[np.intp], span: int) -> F32 | None:

@@ -43,6 +43,8 @@ class Forecaster:
         self.horizon = artefact.horizon
         self.longest_sum = artefact.longest_sum
         self.levels = artefact.levels
+        self.volume_limits = artefact.volume_limits
+        self.whole_units = artefact.whole_units
         self.feature_size = artefact.spec.size
         self.state_size = 2 * artefact.hidden
         self.compilations = 0  # grows with each new shape; constant after `warm_up`

@@ -1,7 +1,7 @@
 """A product's forecasting records as bytes: a header that says how far and whose numbers, then the numbers.
 
-`features` and `state` carry the last consumed step; `scores` the last judged tile. The second half of the header binds features to the
-feature specification, state and scores to the model: numbers of another are not read.
+`features` and `state` carry the last consumed step; `scores` the last judged tile; `trial` the step after which its forecast was made. The second
+half of the header binds features to the feature specification, the others to the model: numbers of another are not read.
 """
 
 import struct
@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_store.calls import HEADER_BYTES, ProductCommit, ProductRecord, RunningSums, decode_running
+from models.calibration import NO_TRIAL, Trials
 from models.features import FeatureSpec
 from models.features import fresh as fresh_features
-from models.timeline import EXPECTED, SCORE_COLUMNS, Timelines, fresh_scores
+from models.timeline import EXPECTED, SCORE_COLUMNS, Advanced, Timelines, fresh_scores
 
 _HEADER: Final = struct.Struct("<q8s")
 
@@ -60,6 +61,12 @@ def pack(positions: Sequence[int] | npt.NDArray[np.int64], owner: bytes, values:
     return [header(int(position), owner) + row.tobytes() for position, row in zip(positions, rows, strict=True)]
 
 
+def trial_fields(horizon: int, levels: int) -> np.dtype[np.void]:
+    """A forecast on trial behind its header: 417 bytes for 24 steps and seven levels."""
+    quantiles = ("quantiles", "<f2", (horizon, levels))
+    return np.dtype([("peak", "<f4"), ("factors", "<f4", (levels,)), ("mean", "<f2", (horizon,)), quantiles, ("group", "u1")])
+
+
 @dataclass(frozen=True, slots=True)
 class Gathered:
     """Products as read from the store; row i of everything belongs to product i."""
@@ -92,15 +99,17 @@ class Codec:
     feature_owner: bytes
     model_owner: bytes
     tiles_per_step: int
+    trial: np.dtype[np.void]  # see `trial_fields`
 
     @classmethod
-    def of(cls, spec: FeatureSpec, state_size: int, version: str, tiles_per_step: int) -> "Codec":
-        return cls(spec, state_size, spec.hash[:8].encode(), version[:8].encode(), tiles_per_step)
+    def of(cls, spec: FeatureSpec, state_size: int, version: str, tiles_per_step: int, horizon: int, levels: int) -> "Codec":
+        fields = trial_fields(horizon, levels)
+        return cls(spec, state_size, spec.hash[:8].encode(), version[:8].encode(), tiles_per_step, fields)
 
     @property
     def record_bytes(self) -> int:
-        """What a product's three records hold, without Redis' own overhead."""
-        return 3 * HEADER_BYTES + 4 * (self.spec.size + self.state_size) + 8 * SCORE_COLUMNS
+        """What a product's four records hold, without Redis' own overhead."""
+        return 4 * HEADER_BYTES + 4 * (self.spec.size + self.state_size) + 8 * SCORE_COLUMNS + self.trial.itemsize
 
     def read(self, stored: Sequence[ProductRecord], first_tiles: Sequence[int | None]) -> Gathered:
         """Timelines from records. A product without features begins with the step of its first tile (`first_tiles`, None where it has features)."""
@@ -121,6 +130,7 @@ class Codec:
             features=np.where(features.known[:, None], features.values, fresh_features(self.spec, n)),
             state=np.where(in_step[:, None], state.values, np.float32(0)),
             scores=score_rows,
+            trials=self._trials(stored, features.known),
         )
         return Gathered(
             lines=lines,
@@ -130,14 +140,32 @@ class Codec:
             running=[decode_running(r.running) if r.running else None for r in stored],
         )
 
+    def _trials(self, stored: Sequence[ProductRecord], born: npt.NDArray[np.bool_]) -> Trials:
+        rows = unpack([r.trial for r in stored], self.model_owner, np.zeros((len(stored), 1), self.trial))
+        held, there = rows.values[:, 0], rows.known & born
+        return Trials(
+            step=np.where(there, rows.position, NO_TRIAL),
+            group=held["group"].astype(np.int64),
+            factors=np.where(there[:, None], held["factors"], np.float32(1)),
+            peak=held["peak"].astype(np.float32),
+            mean=held["mean"].astype(np.float16),
+            quantiles=held["quantiles"].astype(np.float16),
+        )
+
+    def _pack_trials(self, trials: Trials) -> list[bytes]:
+        held = np.zeros((len(trials.step), 1), self.trial)
+        held["group"][:, 0], held["factors"][:, 0], held["peak"][:, 0] = trials.group, trials.factors, trials.peak
+        held["mean"][:, 0], held["quantiles"][:, 0] = trials.mean, trials.quantiles
+        return pack(trials.step, self.model_owner, held)
+
     def unborn(self, stored: Sequence[ProductRecord]) -> list[int]:
         """Which of the products have no features of this specification yet."""
         return [i for i, r in enumerate(stored) if r.features[8:HEADER_BYTES] != self.feature_owner]
 
-    def write(
-        self, products: Sequence[str], before: Gathered, after: Timelines, publish: npt.NDArray[np.bool_], now_ms: int
-    ) -> list[ProductCommit]:
-        """Commits that bring `products` from `before` to `after`; those to be published become dirty at the real time `now_ms`."""
+    def write(self, products: Sequence[str], before: Gathered, advanced: Advanced, now_ms: int) -> list[ProductCommit]:
+        """Commits that bring `products` from `before` to where they advanced; those to be published become dirty at the real time `now_ms`."""
+        after, tried = advanced.timelines, np.flatnonzero(advanced.tried)
+        trials = dict(zip(tried.tolist(), self._pack_trials(after.trials.at(tried)), strict=True))
         packed = zip(
             pack(after.step, self.feature_owner, after.features),
             pack(after.step, self.model_owner, after.state),
@@ -154,7 +182,8 @@ class Codec:
                 features=features,
                 state=state,
                 scores=scores,
-                dirty_since_ms=now_ms if publish[i] else None,
+                dirty_since_ms=now_ms if advanced.publish[i] else None,
+                trial=trials.get(i, b""),
             )
             for i, (product, (features, state, scores)) in enumerate(zip(products, packed, strict=True))
         ]

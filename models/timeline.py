@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_store.measures import MEASURES, NETTED_ORDERS, NETTED_UNITS, ORDERS, SCALES, UNITS, natural
-from models import alerts
+from models import alerts, calibration
 from models.alerts import AlertPolicy, Transitions
+from models.calibration import Outcomes, Pools, Trials
 from models.features import F32, I64, FeatureSpec, scales
+from models.nowcast import Forecasts
 
 F64 = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -32,9 +34,16 @@ class Model(Protocol):
     """What is asked of a forecaster (`models.forecaster.Forecaster`)."""
 
     spec: FeatureSpec
+    levels: tuple[float, ...]
+    horizon: int
+    volume_limits: tuple[float, float]
+    whole_units: bool
 
     def advance(self, features: F32, state: F32, demand: F32, step: I64) -> tuple[F32, F32]: ...
     def expect(self, features: F32, state: F32, step: I64) -> F32: ...
+    def read_out(
+        self, features: F32, state: F32, step: I64, running: F32, elapsed: F32, sums: I64, *, factors: F32 | None = None
+    ) -> Forecasts: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +55,13 @@ class Timelines:
     features: F32  # (n, features)
     state: F32  # (n, state)
     scores: F64  # (n, SCORE_COLUMNS)
+    trials: Trials
 
     def __len__(self) -> int:
         return len(self.step)
 
     def at(self, rows: npt.NDArray[np.intp]) -> "Timelines":
-        return Timelines(self.step[rows], self.tile[rows], self.features[rows], self.state[rows], self.scores[rows])
+        return Timelines(self.step[rows], self.tile[rows], self.features[rows], self.state[rows], self.scores[rows], self.trials.at(rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,8 @@ class Advanced:
     timelines: Timelines
     transitions: list[Transitions]  # in order of tiles
     publish: Bools  # (n,) whether a closed step asks for the forecast to be sent
+    tried: Bools  # (n,) whether another forecast is on trial than before
+    outcomes: dict[tuple[int, int], Outcomes]  # by pool and day
 
 
 def fresh_scores(n: int) -> F64:
@@ -91,15 +103,17 @@ def placed(sums: F64) -> tuple[F64, F64]:
     return units / SCALES[UNITS], orders / SCALES[ORDERS]
 
 
-def advance(timelines: Timelines, sums: F64, first: int, tiles_per_step: int, model: Model, policy: AlertPolicy) -> Advanced:
+def advance(timelines: Timelines, sums: F64, first: int, tiles_per_step: int, model: Model, policy: AlertPolicy, pools: Pools) -> Advanced:
     """Judge the tiles that were not judged yet, and consume each step as its last tile has been judged, each product from where it stands.
 
     `sums`: (n, tiles, N_MEASURES) integers of the tiles from `first` on, which must include, of each product, all tiles of the steps that it closes.
+    `pools` must hold the factors of the days of these steps.
     """
     step, judged, scores = timelines.step.copy(), timelines.tile.copy(), timelines.scores.copy()
-    features, state = timelines.features.copy(), timelines.state.copy()
-    publish = np.zeros(len(timelines), np.bool_)
+    features, state, trials = timelines.features.copy(), timelines.state.copy(), timelines.trials.copy()
+    publish, tried = np.zeros(len(timelines), np.bool_), np.zeros(len(timelines), np.bool_)
     transitions = []
+    outcomes: dict[tuple[int, int], Outcomes] = {}
     step_ms = model.spec.step_ms
     for tile in range(max(first, int(judged.min()) + 1), first + sums.shape[1]):
         due = np.flatnonzero(judged < tile)
@@ -119,11 +133,38 @@ def advance(timelines: Timelines, sums: F64, first: int, tiles_per_step: int, mo
             continue
         of_step = sums[closing, ended * tiles_per_step - first : tile + 1 - first].sum(axis=1)
         step[closing] = steps = np.full(len(closing), ended, np.int64)
-        rows, states = model.advance(features[closing], state[closing], demand(model.spec, of_step), steps)
+        sold = demand(model.spec, of_step)
+        came, day = np.full(len(step), np.nan, np.float32), calibration.day_of(ended, step_ms)
+        came[closing] = sold[:, 0]
+        for pool, found in _outcomes(model, trials, step, came, pools).items():
+            outcomes[pool, day] = outcomes[pool, day] + found if (pool, day) in outcomes else found
+        rows, states = model.advance(features[closing], state[closing], sold, steps)
         features[closing], state[closing] = rows, states
+        due = closing[ended % model.horizon == pools.turn[closing]]
+        if len(due):
+            trials.put(due, _forecast_on_trial(model, pools, due, features[due], state[due], step[due]))
+            tried[due] = True
         publish[closing] |= _worth_publishing(scores, closing, scales(model.spec, rows), np.asarray(of_step.any(axis=1)), ended, step_ms)
         scores[closing, EXPECTED] = model.expect(rows, states, steps)
-    return Advanced(Timelines(step, judged, features, state, scores), transitions, publish)
+    return Advanced(Timelines(step, judged, features, state, scores, trials), transitions, publish, tried, outcomes)
+
+
+def _outcomes(model: Model, trials: Trials, step: I64, demand: F32, pools: Pools) -> dict[int, Outcomes]:
+    return calibration.outcomes_by_pool(trials, step, demand, model.levels, pools.pool, whole_units=model.whole_units)
+
+
+def calibrated(model: Model, pools: Pools, rows: npt.NDArray[np.intp], features: F32, step: I64) -> tuple[I64, F32]:
+    """Volume class, (n,), and factors of the quantiles, (n, levels), of forecasts of the products in `rows` after their `step`."""
+    group = calibration.volume_class(scales(model.spec, features), model.volume_limits)
+    return group, pools.of_class(rows, step * model.spec.step_ms // DAY_MS, group)
+
+
+def _forecast_on_trial(model: Model, pools: Pools, rows: npt.NDArray[np.intp], features: F32, state: F32, step: I64) -> Trials:
+    """What would be published of the products in `rows` after `step`."""
+    group, factors = calibrated(model, pools, rows, features, step)
+    nothing = np.zeros((len(rows), 1 + len(model.spec.streams)), np.float32)
+    out = model.read_out(features, state, step, nothing, nothing[:, 0], np.empty(0, np.int64), factors=factors)
+    return Trials.of(step, group, out.mean, out.quantiles.transpose(0, 2, 1), factors)
 
 
 def _worth_publishing(scores: F64, rows: npt.NDArray[np.intp], scale: F32, active: Bools, step: int, step_ms: int) -> Bools:

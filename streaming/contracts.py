@@ -67,6 +67,7 @@ Quality = Literal["ok", "gap", "late", "cold_start"]
 Direction = Literal["rising", "flat", "falling"]
 AlertStatus = Literal["firing", "resolved"]
 AlertKind = Literal["spike", "drop"]
+Volume = Literal["slow", "medium", "fast", "all"]
 Severity = Literal["warning", "critical"]
 ResolveReason = Literal["recovered", "silence", "evicted", "model_changed"]
 
@@ -278,7 +279,31 @@ class TrendAlert(Struct, frozen=True, kw_only=True):
     schema: Literal[1] = 1
 
 
-Message = Order | Click | ProductFacts | Context | AlertFeedback | Doorbell | Forecast | TrendAlert
+class VolumeScores(Struct, frozen=True, kw_only=True):
+    """How good forecasts were of the products of one volume class, as published."""
+
+    volume: Volume  # typical demand per step when it was forecast; all: of every class
+    outcomes: Positive  # steps of products that a forecast on trial had spoken of
+    demand: float  # units in them
+    mwql: float | None  # weighted quantile loss, mean over the levels .1, .5 and .9; null: nothing was sold
+    bias: float | None  # mean error relative to demand, negative: too low; null: nothing was sold
+    below: list[float]  # by level: share of outcomes below the quantile
+    at_most: list[float]  # by level: share at or below it; a level is met where it lies between the two
+
+
+class ForecastScores(Struct, frozen=True, kw_only=True):
+    """What came, in one day, of the forecasts of one shard's products; key = shard. Sent once its last step has closed."""
+
+    shard: Count
+    start: EpochMs  # of the day, UTC
+    end: EpochMs
+    model: ModelName
+    levels: list[Level]
+    volumes: list[VolumeScores]  # those with outcomes
+    schema: Literal[1] = 1
+
+
+Message = Order | Click | ProductFacts | Context | AlertFeedback | Doorbell | Forecast | TrendAlert | ForecastScores
 
 # CloudEvents' `type`; its version is the message's `schema`.
 CE_TYPES: Final[dict[type[Struct], str]] = {
@@ -290,6 +315,7 @@ CE_TYPES: Final[dict[type[Struct], str]] = {
     Doorbell: "trendcast.product-update.v1",
     Forecast: "trendcast.forecast.v1",
     TrendAlert: "trendcast.trend-alert.v1",
+    ForecastScores: "trendcast.forecast-scores.v1",
 }
 CE_DEAD_LETTER: Final = "trendcast.dead-letter.v1"
 
@@ -405,6 +431,11 @@ def forecast_headers(forecast: Forecast, source: str) -> Headers:
 def alert_headers(alert: TrendAlert, source: str) -> Headers:
     """CloudEvents headers of an alert's message; its id is the alert, its sequence and its status."""
     return cloud_event(TrendAlert, id=f"{alert.alert_id}/{alert.sequence}/{alert.status}", source=source, time_ms=alert.updated_at)
+
+
+def scores_headers(scores: ForecastScores, source: str) -> Headers:
+    """CloudEvents headers of a day's scores; its id is the shard, the day and the model."""
+    return cloud_event(ForecastScores, id=f"{scores.shard}/{scores.start}/{scores.model.version}", source=source, time_ms=scores.end)
 
 
 def doorbell_headers(doorbell: Doorbell, source: str) -> Headers:

@@ -11,9 +11,11 @@ from typing import Final, TypeVar
 
 from feature_store.calls import NO_WATERMARK, ShardRolledBack, ShardView
 from feature_store.store import FeatureStore
+from models import calibration
 from models.alerts import AlertPolicy
 from models.forecaster import Forecaster
 from streaming import metrics
+from streaming.calibrations import Calibrations
 from streaming.clock import ShopClock
 from streaming.contracts import ModelName
 from streaming.failpoints import failpoint
@@ -49,8 +51,11 @@ class ForecastEngine:
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._ownership = Ownership(settings.session_timeout_ms)
         self._outbox = Outbox(settings, store, ModelName(name=model.name, version=model.version), self._send)
-        self._sweep = Sweep(settings, store, model, self._ownership, self._outbox, self._compute, policy or AlertPolicy())
-        self._nowcasts = Nowcasts(settings, store, model, self._ownership, self._sweep, self._send, self._compute)
+        self._calibrations = Calibrations(settings, store, model)
+        self._sweep = Sweep(
+            settings, store, model, self._ownership, self._outbox, self._calibrations, self._compute, policy or AlertPolicy()
+        )
+        self._nowcasts = Nowcasts(settings, store, model, self._ownership, self._sweep, self._calibrations, self._send, self._compute)
         self._sources: list[str] = []
         self._slow_read_at = -SLOW_READ_S
         metrics.serve_model(model.name, model.version)
@@ -64,7 +69,7 @@ class ForecastEngine:
         failpoint("forecast.claimed")
         for shard in wanted:
             await self._outbox.flush(shard, token)
-        self._ownership.shards = {shard: OwnedShard(self._per_step) for shard in wanted}
+        self._ownership.shards = {shard: OwnedShard(self._per_step, self._calibrations.memory()) for shard in wanted}
         metrics.FORECAST_SHARDS.set(len(wanted))
 
     def revoke(self) -> None:
@@ -83,10 +88,13 @@ class ForecastEngine:
         await self._read_slowly()
         views = await self._store.take(sorted(owned), token, self._settings.nowcast_limit)
         self._ownership.prove()
+        a_day_closed = False
         for view in views:
             if view.outbox:  # of a commit whose answer was lost
                 await self._outbox.flush(view.shard, token)
-            await self._retarget(owned[view.shard], view)
+            a_day_closed |= await self._retarget(owned[view.shard], view)
+        if a_day_closed:
+            self._calibrations.observe(owned.values())
         self._observe(owned, views)
         more = await self._nowcasts.serve(owned, views)
         return await self._sweep.run(owned) or more
@@ -109,25 +117,32 @@ class ForecastEngine:
         self._nowcasts.gap_until_ms = max((gap["watermark_ms"] + self._settings.step_retention_ms for gap in gaps), default=NO_WATERMARK)
         self._slow_read_at = now
 
-    async def _retarget(self, shard: OwnedShard, view: ShardView) -> None:
-        """Take over what the shard's time allows; list its products anew when that moves and no sweep is under way."""
+    async def _retarget(self, shard: OwnedShard, view: ShardView) -> bool:
+        """Take over what the shard's time allows; list its products anew when that moves and no sweep is under way. Returns whether a day has closed.
+
+        Steps whose factors rest on what is not closed yet have to wait: else factors would depend on which product came first.
+        """
         lagging = self._settings.lagging_source_ms if self._settings.clock is Clock.WALL else None
         if view.sequence < shard.sequence:
             raise ShardRolledBack(view.shard, shard.sequence, view.sequence)
         shard.time = shard_time(self._sources, view.watermarks, view.idle, lagging_ms=lagging)
         shard.sequence, shard.closed_step = view.sequence, view.closed_step
         if shard.pending or shard.time.watermark_ms == NO_WATERMARK or view.closed_step is None:
-            return
-        target = shard.time.watermark_ms // self._settings.tile_ms
+            return False
+        reached = shard.time.watermark_ms // self._settings.tile_ms
+        furthest = calibration.known_through(view.closed_step, self._settings.step_ms)
+        target = min(reached, (furthest + 1) * self._per_step)
         if target <= shard.target:
-            return
-        last_step = target // self._per_step - 1
-        if last_step > view.closed_step + 1:
+            return False
+        a_day_closed = await self._calibrations.load(view.shard, shard, view.closed_step)
+        if reached // self._per_step - 1 > view.closed_step + 1:
             shard.hurried_at = time.monotonic()
+        last_step = target // self._per_step - 1
         if last_step > view.closed_step:
             await self._store.begin_closing(view.shard, self._ownership.token, last_step, known=view.sequence)
-        await self._sweep.list_products(view.shard, shard)
+        await self._sweep.list_products(view.shard, shard, target)
         shard.target = target
+        return a_day_closed
 
     def _observe(self, owned: Owned, views: Sequence[ShardView]) -> None:
         now_ms = int(time.time() * 1000)

@@ -5,13 +5,16 @@ product, order or customer as a label: the number of series must not grow with t
 the start with the value 0, so that `rate()` sees the first event too. `docs/metrics.md` holds the same list (`table`), and a test compares.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics import MetricWrapperBase
+
+from models.accuracy import VOLUMES, Accuracy
+from models.calibration import Outcomes
 
 # Not the library's global registry: nothing that some dependency registers there leaves with ours.
 REGISTRY: Final = CollectorRegistry()
@@ -200,6 +203,34 @@ FORECAST_ALERTS: Final = _counter(
     [(kind, status) for kind in ALERT_KINDS for status in ALERT_STATUSES],
 )
 FORECAST_OUTBOX: Final = _gauge("trendcast_forecast_outbox_messages", "Messages committed and not yet confirmed by the broker.")
+FORECAST_SCORES: Final = _counter("trendcast_forecast_scores_published_total", "Days' scores confirmed by the broker, one a shard.")
+# --- forecast: what came of it, by volume class (typical demand per step: slow, medium, fast; all of them together) ---
+FORECAST_OUTCOMES: Final = _counter(
+    "trendcast_forecast_outcomes_total",
+    "Steps of products that a forecast on trial was compared with, by volume class.",
+    ("volume",),
+    _each(VOLUMES),
+)
+FORECAST_MWQL: Final = _gauge(
+    "trendcast_forecast_quantile_loss_ratio",
+    "MWQL, as published: weighted quantile loss, mean over the levels .1, .5 and .9; last seven full days of owned shards.",
+    ("volume",),
+)
+FORECAST_BIAS: Final = _gauge(
+    "trendcast_forecast_bias_ratio",
+    "Mean error of the forecast mean relative to demand, negative: too low; last seven full days of owned shards.",
+    ("volume",),
+)
+FORECAST_BELOW: Final = _gauge(
+    "trendcast_forecast_below_quantile_ratio",
+    "Share of outcomes below the published quantile of a level; last seven full days of owned shards.",
+    ("volume", "level"),
+)
+FORECAST_AT_MOST: Final = _gauge(
+    "trendcast_forecast_at_most_quantile_ratio",
+    "Share of outcomes at or below it: a level is met where it lies between the two.",
+    ("volume", "level"),
+)
 # --- forecast: what waits, what is held ---
 FORECAST_DIRTY: Final = _gauge(
     "trendcast_forecast_dirty_products", "Products changed since their forecast was last published, on owned shards."
@@ -216,7 +247,8 @@ FORECAST_UNUSABLE: Final = _counter(
 )
 FORECAST_EVICTED: Final = _counter("trendcast_forecast_evicted_products_total", "Products forgotten after their long silence.")
 FORECAST_STATE_BYTES: Final = _gauge(
-    "trendcast_forecast_state_bytes", "Bytes of features, recurrent state and alert scores in the store, on owned shards."
+    "trendcast_forecast_state_bytes",
+    "Bytes of features, recurrent state, alert scores and forecasts on trial in the store, on owned shards.",
 )
 FORECAST_SHARDS: Final = _gauge("trendcast_forecast_owned_shards", "Shards assigned to this process.")
 FORECAST_MODEL: Final = _gauge("trendcast_forecast_model_info", "Always 1; the labels name the model that serves.", ("name", "version"))
@@ -241,6 +273,26 @@ def serve_model(name: str, version: str) -> None:
     """Says which model serves; the model before it leaves the metrics."""
     FORECAST_MODEL.clear()
     FORECAST_MODEL.labels(name, version).set(1)
+
+
+def count_outcomes(found: Iterable[Outcomes]) -> None:
+    """Outcomes that were stored."""
+    for outcomes in found:
+        for volume, count in zip(VOLUMES, outcomes.count.tolist(), strict=True):
+            FORECAST_OUTCOMES.labels(volume).inc(count)
+
+
+def show_accuracy(by_volume: Mapping[str, Accuracy], levels: Sequence[float]) -> None:
+    """What is known now; series of what is not known any more end."""
+    for gauge in (FORECAST_MWQL, FORECAST_BIAS, FORECAST_BELOW, FORECAST_AT_MOST):
+        gauge.clear()
+    for volume, accuracy in by_volume.items():
+        if accuracy.demand:
+            FORECAST_MWQL.labels(volume).set(accuracy.mwql)
+            FORECAST_BIAS.labels(volume).set(accuracy.bias)
+        for level, below, at_most in zip(levels, accuracy.below, accuracy.at_most, strict=True):
+            FORECAST_BELOW.labels(volume, level).set(below)
+            FORECAST_AT_MOST.labels(volume, level).set(at_most)
 
 
 def render(accept: str = "") -> tuple[bytes, str]:

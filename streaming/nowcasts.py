@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -19,6 +19,7 @@ from models.nowcast import Forecasts
 from models.records import Gathered
 from models.timeline import Timelines
 from streaming import metrics
+from streaming.calibrations import Calibrations
 from streaming.clock import ShopClock
 from streaming.contracts import ModelName, encode, forecast_headers
 from streaming.failpoints import failpoint
@@ -63,11 +64,12 @@ class Nowcasts:
         model: Forecaster,
         ownership: Ownership,
         sweep: Sweep,
+        calibrations: Calibrations,
         send: Callable[[Iterable[Outgoing]], Awaitable[None]],
         compute: Compute,
     ) -> None:
         self._settings, self._store, self._model, self._ownership = settings, store, model, ownership
-        self._sweep, self._send, self._compute = sweep, send, compute
+        self._sweep, self._calibrations, self._send, self._compute = sweep, calibrations, send, compute
         self._clock = ShopClock.of(settings)
         self._per_step = settings.step_ms // settings.tile_ms
         self._sums = [max(days * DAY_MS // settings.step_ms, 1) for days in CUMULATIVE_DAYS]
@@ -123,6 +125,7 @@ class Nowcasts:
         ended_sums = await self._step_sums(changed, gathered.running, lines.step + 1)
         running_sums = await self._step_sums(changed, gathered.running, lines.step + 1 + ended) if ended.any() else ended_sums
         step = lines.step + ended
+        pools = self._calibrations.pools(owned, [c.product for c in changed], int(step.min()), int(step.max()))
         elapsed = np.clip((as_of - (step + 1) * step_ms) / step_ms, 0, 1).astype(np.float32)
 
         def decide() -> tuple[Timelines, Forecasts]:
@@ -132,8 +135,9 @@ class Nowcasts:
                 demand = timeline.demand(self._model.spec, ended_sums[over])
                 features[over], state[over] = self._model.advance(features[over], state[over], demand, step[over])
             running = timeline.demand(self._model.spec, running_sums)
-            out = self._model.read_out(features, state, step, running, elapsed, np.asarray(self._sums, np.int64))
-            return Timelines(step, lines.tile, features, state, lines.scores), self._model.published(out)
+            _, factors = timeline.calibrated(self._model, pools, np.arange(len(changed)), features, step)
+            out = self._model.read_out(features, state, step, running, elapsed, np.asarray(self._sums, np.int64), factors=factors)
+            return replace(lines, step=step, features=features, state=state), self._model.published(out)
 
         ahead, out = await self._compute(decide)
         failpoint("forecast.decided")

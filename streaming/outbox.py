@@ -1,16 +1,17 @@
-"""Alert messages and tombstones: stored with the state that they follow from, sent until the broker has confirmed them."""
+"""Alert messages, scores and tombstones: stored with the state that they follow from, sent until the broker has confirmed them."""
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
+from prometheus_client import Counter
 
 from feature_store.store import FeatureStore
 from models.alert_messages import Alert
 from models.alerts import Action
 from streaming import metrics
-from streaming.contracts import ModelName, alert_headers, encode
+from streaming.contracts import ForecastScores, ModelName, alert_headers, encode, scores_headers
 from streaming.failpoints import failpoint
 from streaming.messages import trend_alert
 from streaming.settings import Settings
@@ -19,6 +20,7 @@ from streaming.transport import Outgoing
 # A firing alert is re-sent within an hour of its tiles; one that was not is orphaned.
 VALID_UPDATES: Final = 2
 
+SCORES: Final = "scores"
 _STATUS: Final = {Action.FIRE: "firing", Action.UPDATE: "updated", Action.RESOLVE: "resolved"}
 
 Send = Callable[[Iterable[Outgoing]], Awaitable[None]]
@@ -32,7 +34,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     key: bytes
     value: bytes | None
     headers: list[tuple[str, bytes]]
-    labels: tuple[str, str]  # of the metric: kind and status
+    labels: tuple[str, str]  # of the metric: kind (or SCORES) and status
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -70,6 +72,22 @@ class Outbox:
         entry = Entry(order, self._settings.forecasts_topic, product.encode(), None, [], ("tombstone", ""))
         return {f"tombstone/{product}/{order}": _encode(entry)}
 
+    def of_scores(self, scores: Sequence[ForecastScores]) -> dict[str, bytes]:
+        """Entries by id: shard, day and model."""
+        return {
+            f"scores/{s.shard}/{s.start}/{s.model.version}": _encode(
+                Entry(
+                    s.end // self._settings.tile_ms,
+                    self._settings.scores_topic,
+                    str(s.shard).encode(),
+                    encode(s),
+                    scores_headers(s, self._source),
+                    (SCORES, ""),
+                )
+            )
+            for s in scores
+        }
+
     async def flush(self, shard: int, token: str) -> None:
         """Send what the store says is owed, and settle it."""
         await self.send(shard, token, await self._store.outbox(shard))
@@ -84,6 +102,12 @@ class Outbox:
         counts: defaultdict[tuple[str, str], int] = defaultdict(int)
         for entry in decoded:
             counts[entry.labels] += 1
-        for (kind, status), n in counts.items():
-            (metrics.FORECAST_PUBLISHED.labels(kind) if not status else metrics.FORECAST_ALERTS.labels(kind, status)).inc(n)
+        for labels, n in counts.items():
+            _counter(*labels).inc(n)
         await self._store.settle(shard, token, (), entries)
+
+
+def _counter(kind: str, status: str) -> Counter:
+    if kind == SCORES:
+        return metrics.FORECAST_SCORES
+    return metrics.FORECAST_ALERTS.labels(kind, status) if status else metrics.FORECAST_PUBLISHED.labels(kind)

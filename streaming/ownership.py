@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from feature_store.calls import NO_WATERMARK
+from models.calibration import Memory
 from streaming.schedule import ShardTime
 
 # Time that moved by more than a step at once is history being caught up with; when it has not for so long, forecasts are worth sending again.
@@ -24,6 +25,7 @@ class OwnedShard:
     """What this process remembers of a shard that it owns."""
 
     tiles_per_step: int
+    memory: Memory  # of outcomes of its forecasts
     time: ShardTime = field(default_factory=lambda: ShardTime(NO_WATERMARK, late_source=False))
     target: int = -1  # tiles before this one are to be judged, and their whole steps consumed; -1: nothing yet
     pending: list[tuple[int, str]] = field(
@@ -33,6 +35,7 @@ class OwnedShard:
     hurried_at: float = -HISTORY_PAUSE_S  # monotonic time at which the target last moved by more than a step
     closed_step: int | None = None
     sequence: int = 0
+    known_day: int | None = None  # outcomes of the days before it are whole, and in `memory`; None: not read yet
 
     @property
     def last_step(self) -> int:

@@ -18,6 +18,7 @@ from streaming.contracts import (
     Context,
     Doorbell,
     Forecast,
+    ForecastScores,
     Order,
     ProductFacts,
     TrendAlert,
@@ -69,6 +70,9 @@ CHANNELS: Final = {
     ),
     "trendAlerts": Channel(
         _topic("alerts_topic"), TrendAlert, "the product", "send", "Sudden changes of demand: firing, updated, resolved."
+    ),
+    "forecastScores": Channel(
+        _topic("scores_topic"), ForecastScores, "the shard", "send", "How good the forecasts of each day were. Compacted."
     ),
     "deadLetters": Channel(
         _topic("dead_letters_topic"),

@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     clickstream_topic: str = Field("clickstream", description="topic of click events")
     forecasts_topic: str = Field("forecasts", description="topic of forecasts (compacted)")
     alerts_topic: str = Field("trend-alerts", description="topic of trend alerts")
+    scores_topic: str = Field("forecast-scores", description="topic of what came of forecasts (compacted)")
     dead_letters_topic: str = Field("dead-letters", description="topic of rejected records")
 
     shards: int = Field(

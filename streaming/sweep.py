@@ -7,7 +7,7 @@ import heapq
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -18,10 +18,12 @@ from feature_store.store import FeatureStore
 from models import alerts, timeline
 from models.alert_messages import messages as alert_messages
 from models.alerts import AlertPolicy, Reason, Transitions
+from models.calibration import Outcomes, Pools
 from models.forecaster import Forecaster
 from models.records import Codec, Gathered
-from models.timeline import OWN_COLUMNS, Timelines
+from models.timeline import OWN_COLUMNS, Advanced
 from streaming import metrics
+from streaming.calibrations import Calibrations, pool_numbers
 from streaming.clock import ShopClock
 from streaming.failpoints import failpoint
 from streaming.outbox import Outbox
@@ -38,6 +40,14 @@ Moved = tuple[Reason | None, Transitions]  # why alerts ended, where their own e
 Compute = Callable[[Callable[[], Any]], Awaitable[Any]]  # runs a decision in the model's thread
 
 
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Of some products: where they stand now, and what became of their alerts."""
+
+    advanced: Advanced
+    moved: list[Moved]
+
+
 class Sweep:
     """Lists a shard's products when its time moves, and advances them slice by slice."""
 
@@ -48,20 +58,20 @@ class Sweep:
         model: Forecaster,
         ownership: Ownership,
         outbox: Outbox,
+        calibrations: Calibrations,
         compute: Compute,
         policy: AlertPolicy,
     ) -> None:
         self._settings, self._store, self._model, self._ownership = settings, store, model, ownership
-        self._outbox, self._compute, self._policy = outbox, compute, policy
+        self._outbox, self._calibrations, self._compute, self._policy = outbox, calibrations, compute, policy
         self._clock = ShopClock.of(settings)
         self._per_step = settings.step_ms // settings.tile_ms
-        self.codec = Codec.of(model.spec, model.state_size, model.version, self._per_step)
+        self.codec = Codec.of(model.spec, model.state_size, model.version, self._per_step, model.horizon, len(model.levels))
 
-    async def list_products(self, number: int, shard: OwnedShard) -> None:
-        """Every product of the shard has to reach its target; those that were silent for too long are forgotten instead."""
-        silent_before = shard.time.watermark_ms - self._settings.evict_after_ms
+    async def list_products(self, number: int, shard: OwnedShard, target: int) -> None:
+        """Every product of the shard has to reach the target, its next; those that will have been silent for too long by then are forgotten instead."""
         for name, heard_ms in await self._store.live(number):
-            if heard_ms >= silent_before:
+            if target * self._settings.tile_ms <= heard_ms + self._settings.evict_after_ms:
                 shard.pending.append((UNKNOWN, name))
             else:
                 await self._evict(number, shard, name, heard_ms)
@@ -110,10 +120,13 @@ class Sweep:
         step = shard.last_step
         if shard.target < 0 or shard.closed_step is None or step <= shard.closed_step:
             return
-        await self._store.close_step(number, self._ownership.token, step, shard.time.watermark_ms, known=shard.sequence)
+        token, entries = self._ownership.token, self._outbox.of_scores(await self._calibrations.scores(number, shard.closed_step, step))
+        await self._store.close_step(number, token, step, shard.time.watermark_ms, entries, known=shard.sequence)
+        self._ownership.prove()
         metrics.FORECAST_STEPS_CLOSED.inc(step - shard.closed_step)
         shard.closed_step = step
         failpoint("forecast.step_closed")
+        await self._outbox.send(number, token, entries)
 
     async def advance(self, owned: Owned, products: Sequence[Product], gathered: Gathered, reason: str) -> list[tuple[Product, int]]:
         """Judge and close what each product's target allows, and commit it; returns those that have yet to reach it, and the tile they stand at."""
@@ -133,17 +146,18 @@ class Sweep:
             first = int(np.where(closes, (lines.step[rows] + 1) * per_step, lines.tile[rows] + 1).min())
             some, before = [products[i] for i in members], gathered.at(rows)
             sums = await self._store.tiles(some, first, target - first)
-            after, publish, moved = await self._compute(lambda b=before, s=sums, f=first: self._decide(b, s, f))  # type: ignore[misc]
+            pools = self._calibrations.pools(owned, some, int(before.lines.step.min()) + 1, target // per_step - 1)
+            decided = await self._compute(lambda b=before, s=sums, f=first, p=pools: self._decide(b, s, f, p))  # type: ignore[misc]
             failpoint("forecast.decided")
-            refused = await self._commit(owned, some, before, after, publish, moved)
+            refused = await self._commit(owned, some, before, decided)
             unfinished += [(p, UNKNOWN if p in refused else target) for p in some if p in refused or owned[p[0]].target > target]
             if closes.any():
                 metrics.FORECAST_BATCH_PRODUCTS.labels(reason).observe(len(some))
                 metrics.FORECAST_BATCH_SECONDS.labels(reason).observe(time.perf_counter() - started)
         return unfinished
 
-    def _decide(self, before: Gathered, sums: npt.NDArray[np.float64], first: int) -> tuple[Timelines, npt.NDArray[np.bool_], list[Moved]]:
-        """Pure: where the products stand after these tiles, which are to be published, and what became of their alerts."""
+    def _decide(self, before: Gathered, sums: npt.NDArray[np.float64], first: int, pools: Pools) -> Decided:
+        """Pure: where the products stand after these tiles, which are to be published, and what became of their alerts and of earlier forecasts."""
         moved: list[Moved] = []
         others = np.flatnonzero(before.other_model)
         if len(others):
@@ -152,37 +166,35 @@ class Sweep:
             )
             before.lines.scores[others, OWN_COLUMNS:] = own
             moved.append((Reason.MODEL_CHANGED, _renumbered(ended, others)))
-        advanced = timeline.advance(before.lines, sums, first, self._per_step, self._model, self._policy)
+        advanced = timeline.advance(before.lines, sums, first, self._per_step, self._model, self._policy, pools)
         moved += [(None, transitions) for transitions in advanced.transitions]
-        return advanced.timelines, advanced.publish, moved
+        return Decided(advanced, moved)
 
-    async def _commit(
-        self,
-        owned: Owned,
-        products: Sequence[Product],
-        before: Gathered,
-        after: Timelines,
-        publish: npt.NDArray[np.bool_],
-        moved: Sequence[Moved],
-    ) -> set[Product]:
+    async def _commit(self, owned: Owned, products: Sequence[Product], before: Gathered, decided: Decided) -> set[Product]:
         """Store what was decided, with its alerts, and send those; returns products whose records had changed meanwhile."""
         started = time.perf_counter()
         now_ms = int(time.time() * 1000)
-        commits = self.codec.write([name for _, name in products], before, after, publish, now_ms)
+        commits = self.codec.write([name for _, name in products], before, decided.advanced, now_ms)
+        outcomes: defaultdict[int, dict[int, Outcomes]] = defaultdict(dict)
+        numbers = pool_numbers(products)
+        for (pool, day), found in decided.advanced.outcomes.items():
+            outcomes[numbers[pool]][day] = found
         by_shard: defaultdict[int, list[int]] = defaultdict(list)
         for i, (shard, _) in enumerate(products):
             by_shard[shard].append(i)
-        entries = self._entries(products, moved)
+        entries = self._entries(products, decided.moved)
         refused: set[Product] = set()
         for shard, rows in by_shard.items():
             known, token = owned[shard].sequence, self._ownership.token
-            result = await self._store.commit(shard, token, [commits[i] for i in rows], entries[shard], known=known)
+            sums = self._calibrations.sums(outcomes[shard])
+            result = await self._store.commit(shard, token, [commits[i] for i in rows], entries[shard], sums=sums, known=known)
             self._ownership.prove()
             if isinstance(result, Stale):
                 metrics.FORECAST_COMMIT_CONFLICTS.labels("step").inc()
                 refused |= {products[i] for i in rows}
                 continue
             failpoint("forecast.committed")
+            metrics.count_outcomes(outcomes[shard].values())
             await self._outbox.send(shard, token, entries[shard])
         metrics.FORECAST_STORE_SECONDS.labels("commit").observe(time.perf_counter() - started)
         return refused
@@ -202,9 +214,16 @@ class Sweep:
         return entries
 
     async def _evict(self, number: int, shard: OwnedShard, name: str, heard_ms: int) -> None:
-        """Forget a product: its open alerts end, and readers of forecasts get a tombstone."""
+        """Forget a product: its open alerts end, and readers of forecasts get a tombstone.
+
+        Before that it lives as long as it may: what comes of its forecasts does not depend on when it is found to be silent.
+        """
         product = (number, name)
-        gathered = await self.gather({number: shard}, [product])
+        last = replace(shard, target=(heard_ms + self._settings.evict_after_ms) // self._settings.tile_ms)
+        gathered = await self.gather({number: last}, [product])
+        while gathered.lines.tile[0] + 1 < last.target:
+            await self.advance({number: last}, [product], gathered, metrics.CATCH_UP)
+            gathered = await self.gather({number: last}, [product])
         _, ended = alerts.close_all(gathered.lines.scores[:, OWN_COLUMNS:], Reason.EVICTED, self._policy, tile_ms=self._settings.tile_ms)
         entries = self._entries([product], [(Reason.EVICTED, ended)])[number] | self._outbox.tombstone(name, int(gathered.lines.tile[0]))
         if await self._store.evict(number, self._ownership.token, name, heard_ms, entries):

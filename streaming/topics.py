@@ -79,6 +79,7 @@ def plan(settings: Settings) -> list[TopicSpec]:
             exact=True,
         ),
         TopicSpec(settings.forecasts_topic, PARTITIONS, _COMPACTED),
+        TopicSpec(settings.scores_topic, 1, _COMPACTED),
         TopicSpec(settings.alerts_topic, PARTITIONS, {"cleanup.policy": "delete", "retention.ms": str(ALERT_RETENTION_MS)}),
         TopicSpec(ALERT_FEEDBACK, PARTITIONS, _COMPACTED),
         TopicSpec(settings.dead_letters_topic, PARTITIONS, {"cleanup.policy": "delete", "retention.ms": str(DEAD_LETTER_RETENTION_MS)}),
@@ -213,6 +214,7 @@ def missing_permissions(settings: Settings) -> list[str]:
         settings.updates_topic: reads | writes,
         settings.forecasts_topic: writes,
         settings.alerts_topic: writes,
+        settings.scores_topic: writes,
         settings.dead_letters_topic: writes,
     }
     with connected(settings.kafka_bootstrap) as admin:

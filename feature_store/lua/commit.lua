@@ -1,7 +1,8 @@
 -- Store what the forecaster computed for some products of a shard, with the messages that follow from it: all of it, or nothing.
 -- ARGV: prefix, owner token, call (msgpack), then blobs. The call names the products: {name, first and last step to close (last < first: none), dirty since
--- or false}. Blobs, product after product: expected headers of features and scores, then features and state where a step closes, scores; last the outbox
--- messages. (cmsgpack knows no binary strings, so those are arguments.)
+-- or false, whether it has a new trial}. Blobs, product after product: expected headers of features and scores, then features and state where a step closes,
+-- scores, the trial; last the outbox messages. (cmsgpack knows no binary strings, so those are arguments.) Sums of outcomes, {day, {integers}}, are added to
+-- what `calibration` holds of the model and the day, and older days forgotten.
 -- Returns {'committed', sequence} | {'lost'} (another owner) | {'rolled_back', sequence} (less than what the decision knew is counted) | {'stale', product, …} (their records are not those that were read; nothing is written).
 local prefix, token, call = ARGV[1], ARGV[2], cmsgpack.unpack(ARGV[3])
 if redis.call('GET', prefix .. 'owner') ~= token then return {'lost'} end
@@ -15,7 +16,7 @@ for _, product in ipairs(call.products) do
   if redis.call('GETRANGE', prefix .. 'features:' .. name, 0, 15) ~= ARGV[blob] or redis.call('GETRANGE', prefix .. 'scores:' .. name, 0, 15) ~= ARGV[blob + 1] then
     stale[#stale + 1] = name
   end
-  blob = blob + 3 + (first <= last and 2 or 0)
+  blob = blob + 3 + (first <= last and 2 or 0) + (product[5] and 1 or 0)
 end
 if #stale > 0 then return {'stale', unpack(stale)} end
 
@@ -47,7 +48,7 @@ local function roll_up(tiles, steps, first, last, born)
 end
 blob = 4
 for _, product in ipairs(call.products) do
-  local name, first, last, since = unpack(product)
+  local name, first, last, since, tried = unpack(product)
   local tiles, steps = prefix .. 'tiles:' .. name, prefix .. 'steps:' .. name
   local born = ARGV[blob] == ''
   blob = blob + 2
@@ -59,10 +60,29 @@ for _, product in ipairs(call.products) do
   end
   redis.call('SET', prefix .. 'scores:' .. name, ARGV[blob])
   blob = blob + 1
+  if tried then
+    redis.call('SET', prefix .. 'trial:' .. name, ARGV[blob])
+    blob = blob + 1
+  end
   if since then
     redis.call('ZADD', prefix .. 'dirty', sequence, name)
     redis.call('HSETNX', prefix .. 'dirty_since', name, since)
   end
+end
+local calibration = prefix .. 'calibration'
+for _, found in ipairs(call.sums) do
+  local day, sums = found[1], found[2]
+  local field = call.model .. ':' .. day
+  local stored = redis.call('HGET', calibration, field)
+  if stored then
+    local before = cmsgpack.unpack(stored)
+    for i = 1, #sums do sums[i] = sums[i] + before[i] end
+  else
+    for _, known in ipairs(redis.call('HKEYS', calibration)) do
+      if tonumber(known:match('-?%d+$')) < day - call.keep_days then redis.call('HDEL', calibration, known) end
+    end
+  end
+  redis.call('HSET', calibration, field, cmsgpack.pack(sums))
 end
 for _, id in ipairs(call.outbox) do
   redis.call('HSET', prefix .. 'outbox', id, ARGV[blob])

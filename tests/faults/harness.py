@@ -37,7 +37,7 @@ POLL_S: Final = 0.1
 # A supervisor that restarts a worker so often is not helping.
 MAX_RESTARTS: Final = 30
 
-OWN_TOPICS: Final = ("orders", "clickstream", "forecasts", "alerts", "dead_letters")
+OWN_TOPICS: Final = ("orders", "clickstream", "forecasts", "alerts", "scores", "dead_letters")
 # What differs from run to run, because it tells real time.
 _REAL_TIME: Final = ("issued_at", "valid_until", "oldest_input_at")
 
@@ -122,6 +122,8 @@ class Outcome:
     sums: dict[tuple[str, int, bool], tuple[float, ...]]  # product, start, closed → measures
     forecasts: dict[str, Message]  # product → last message; evicted products have none
     alerts: dict[tuple[str, int, str], Message]  # id, sequence, status
+    outcomes: dict[tuple[int, str], list[int]]  # shard, model and day → sums over what came of forecasts
+    scores: dict[tuple[int, int], Message]  # shard, start of the day
 
     def differences(self, other: "Outcome", *, without: Sequence[str] = ()) -> list[str]:
         """Where it differs from another; `without`: fields of messages that may."""
@@ -130,6 +132,8 @@ class Outcome:
             ("sums", self.sums, other.sums),
             ("forecast", self.forecasts, other.forecasts),
             ("alert", self.alerts, other.alerts),
+            ("outcomes", self.outcomes, other.outcomes),
+            ("scores", self.scores, other.scores),
         ]
         for what, mine, theirs in pairs:
             for key in sorted(mine.keys() | theirs.keys(), key=str):
@@ -320,7 +324,7 @@ class Scenario:
         for worker in self.workers:
             if not worker.ended():
                 assert worker.stop() == 0, worker.tail()
-        return Outcome(asyncio.run(self._sums()), self._forecasts(), self._alerts())
+        return Outcome(asyncio.run(self._sums()), self._forecasts(), self._alerts(), self._outcomes(), self._scores())
 
     async def _sums(self) -> dict[tuple[str, int, bool], tuple[float, ...]]:
         import pandas as pd
@@ -354,6 +358,23 @@ class Scenario:
             message = _decoded(value)
             identity = message["alert_id"], message["sequence"], message["status"]
             assert found.setdefault(identity, message) == message, f"an alert was repeated with another content: {identity}"
+        return found
+
+    def _outcomes(self) -> dict[tuple[int, str], list[int]]:
+        return {
+            (shard, field.decode()): msgspec.msgpack.decode(value)
+            for shard in range(SHARDS)
+            for field, value in self.redis.hgetall(self.keys.calibration(shard)).items()
+        }
+
+    def _scores(self) -> dict[tuple[int, int], Message]:
+        """A day's scores by shard; repeated ones must say the same."""
+        found: dict[tuple[int, int], Message] = {}
+        for _, value in self.read("scores"):
+            assert value is not None
+            message = _decoded(value)
+            identity = message["shard"], message["start"]
+            assert found.setdefault(identity, message) == message, f"scores were repeated with another content: {identity}"
         return found
 
     def read(self, name: str) -> list[tuple[str, bytes | None]]:

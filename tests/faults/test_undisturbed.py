@@ -5,8 +5,9 @@ from collections import Counter
 import pytest
 
 from feature_store.measures import MEASURES
-from tests.faults.harness import Outcome
-from tests.faults.shop_log import DROPPING, END_MS, GHOST, HOT, HOUR_MS, SPIKING, Cell, Sent, naive_count
+from streaming.settings import DAY_MS
+from tests.faults.harness import SHARDS, Outcome
+from tests.faults.shop_log import DROPPING, END_MS, GHOST, HOT, HOUR_MS, HOURS, SPIKING, START_MS, Cell, Sent, naive_count
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
@@ -31,6 +32,15 @@ def test_every_product_is_forecast_at_the_end_and_the_silent_one_is_forgotten(un
     assert set(undisturbed.forecasts) == {f"p{i:02d}" for i in range(40)}
     assert {f["complete_through"] for f in undisturbed.forecasts.values()} == {END_MS}
     assert {f["revision"][0] for f in undisturbed.forecasts.values()} == {END_MS // HOUR_MS - 1}
+
+
+def test_forecasts_were_compared_with_what_came_on_both_days(undisturbed: Outcome) -> None:
+    days = {START_MS // DAY_MS, END_MS // DAY_MS - 1}
+    assert {(shard, int(field.split(":")[1])) for shard, field in undisturbed.outcomes} == {(s, day) for s in range(SHARDS) for day in days}
+    assert undisturbed.scores.keys() == {(s, day * DAY_MS) for s in range(SHARDS) for day in days}
+    # All products from their first turn in the first day on, and the silent one until it is forgotten.
+    judged = sum(score["volumes"][-1]["outcomes"] for score in undisturbed.scores.values())
+    assert 40 * 24 < judged < 41 * HOURS
 
 
 def test_the_spike_and_the_drop_fired_and_ended(undisturbed: Outcome) -> None:

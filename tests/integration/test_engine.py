@@ -1,7 +1,7 @@
 """The forecast engine on a real Redis and the shipped model, without Kafka: what it closes, publishes and leaves behind, whatever the order of work."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,21 +9,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from feature_store.calls import HEADER_BYTES, Advance, ApplyCall, OwnerLost, ProductRecord
-from feature_store.measures import N_MEASURES, ORDERS, UNITS
+from feature_store.calls import HEADER_BYTES, OwnerLost, ProductRecord
 from feature_store.store import FeatureStore
 from models.forecaster import Forecaster
-from streaming.contracts import Forecast, TrendAlert
+from streaming.contracts import Forecast
 from streaming.engine import ForecastEngine
 from streaming.ownership import FrozenWorker
 from streaming.settings import Clock, Settings
-from streaming.transport import Outgoing
+from tests.integration.shop import SOURCE, START, TILE, Sent, Shop, settle
 
 SHARDS = 2
 HOUR = 3_600_000
-TILE = 300_000
-START = 490_008  # a step at midnight UTC
-SOURCE = "topic-id/0"
 
 
 @pytest.fixture(scope="session")
@@ -46,57 +42,6 @@ async def store(settings: Settings) -> AsyncIterator[FeatureStore]:
     await opened.close()
 
 
-class Sent:
-    """Collects what would go to Kafka."""
-
-    def __init__(self) -> None:
-        self.messages: list[Outgoing] = []
-
-    async def send(self, messages: Iterable[Outgoing]) -> None:
-        self.messages += messages
-
-    def forecasts(self) -> list[Forecast]:
-        return [msgspec.json.decode(m.value, type=Forecast) for m in self.messages if m.topic == "forecasts" and m.value is not None]
-
-    def alerts(self) -> list[TrendAlert]:
-        return [msgspec.json.decode(m.value, type=TrendAlert) for m in self.messages if m.topic == "trend-alerts" and m.value is not None]
-
-    def last(self) -> dict[str, Forecast]:
-        return {f.product_id: f for f in self.forecasts()}
-
-
-class Shop:
-    """Feeds one source into every shard, as the ingest worker would."""
-
-    def __init__(self, store: FeatureStore) -> None:
-        self.store = store
-        self.offset = 0
-
-    async def orders(self, sold: dict[str, dict[int, int]], watermark_ms: int) -> None:
-        """`sold`: product → tile → orders of two units each."""
-        calls = []
-        for shard in range(SHARDS):
-            mine = sorted(p for p in sold if shard_of(p) == shard)
-            cells = [(i, tile, n) for i, p in enumerate(mine) for tile, n in sorted(sold[p].items())]
-            deltas = np.zeros((len(cells), N_MEASURES))
-            deltas[:, UNITS] = [2_000 * n for _, _, n in cells]
-            deltas[:, ORDERS] = [n for _, _, n in cells]
-            calls.append(
-                ApplyCall(
-                    shard=shard,
-                    sources=(Advance(SOURCE, self.offset or None, self.offset + 10, watermark_ms),),
-                    products=mine,
-                    oldest_sent_at_ms=[1] * len(mine),
-                    newest_event_ms=[max(sold[p]) * TILE for p in mine],
-                    cell_product=np.array([i for i, _, _ in cells], np.int64),
-                    cell_tile=np.array([tile for _, tile, _ in cells], np.int64),
-                    deltas=deltas,
-                )
-            )
-        self.offset += 10
-        await self.store.apply(calls)
-
-
 def shard_of(product: str) -> int:
     return int(product[1:]) % SHARDS
 
@@ -106,20 +51,9 @@ def hours(product: int, first: int, n: int, *, rate: int = 6) -> dict[int, int]:
     return {(START + first + hour) * 12 + (product + 5 * k) % 12: 1 + (k + product) % 2 for hour in range(n) for k in range(rate)}
 
 
-async def settle(engine: ForecastEngine, store: FeatureStore) -> None:
-    """Rounds until there is nothing to do, and nothing to publish."""
-    while await engine.cycle() or await waiting(store):  # noqa: ASYNC110 - what is waited for happens in Redis
-        await asyncio.sleep(0.01)
-
-
-async def waiting(store: FeatureStore) -> int:
-    """Products of which a change has not been published."""
-    return sum([int(await store._redis.zcard(store.keys.dirty(shard))) for shard in range(SHARDS)])
-
-
 async def run_through(store: FeatureStore, settings: Settings, model: Forecaster, cuts: int, *, crash_every: int = 0) -> Sent:
     """Two days of eight products, delivered in `cuts` parts; with `crash_every`, a new owner takes over in between."""
-    sent, shop = Sent(), Shop(store)
+    sent, shop = Sent(), Shop(store, SHARDS)
     engine = ForecastEngine(settings, store, model, sent.send)
     await engine.assign(range(SHARDS))
     n = 48
@@ -131,8 +65,8 @@ async def run_through(store: FeatureStore, settings: Settings, model: Forecaster
             engine = ForecastEngine(settings, store, model, sent.send)
             await engine.assign(range(SHARDS))
         else:
-            await settle(engine, store)
-    await settle(engine, store)
+            await settle(engine, store, SHARDS)
+    await settle(engine, store, SHARDS)
     return sent
 
 
@@ -181,14 +115,14 @@ def comparable(forecast: Forecast) -> dict[str, object]:
 
 
 async def test_an_order_changes_the_forecast_of_the_running_step(store: FeatureStore, settings: Settings, model: Forecaster) -> None:
-    sent, shop = Sent(), Shop(store)
+    sent, shop = Sent(), Shop(store, SHARDS)
     engine = ForecastEngine(settings, store, model, sent.send)
     await engine.assign(range(SHARDS))
     await shop.orders({"p1": hours(1, 0, 30)}, (START + 30) * HOUR)
-    await settle(engine, store)
+    await settle(engine, store, SHARDS)
     before = sent.last()["p1"]
     await shop.orders({"p1": {(START + 30) * 12: 40}}, (START + 30) * HOUR + TILE)
-    await settle(engine, store)
+    await settle(engine, store, SHARDS)
     after = sent.last()["p1"]
     assert (before.kind, after.kind) == ("close", "nowcast")
     assert after.running is not None
@@ -201,27 +135,27 @@ async def test_an_order_changes_the_forecast_of_the_running_step(store: FeatureS
 async def test_a_product_with_broken_numbers_does_not_stop_its_neighbours(
     store: FeatureStore, settings: Settings, model: Forecaster
 ) -> None:
-    sent, shop = Sent(), Shop(store)
+    sent, shop = Sent(), Shop(store, SHARDS)
     engine = ForecastEngine(settings, store, model, sent.send)
     await engine.assign(range(SHARDS))
     await shop.orders({"p1": hours(1, 0, 30), "p3": hours(3, 0, 30)}, (START + 30) * HOUR)
-    await settle(engine, store)
+    await settle(engine, store, SHARDS)
     [record] = await store.records([(1, "p1")])
     broken = record.features[:HEADER_BYTES] + np.full(model.feature_size, np.nan, np.float32).tobytes()
     await store._redis.set(store.keys.features(1, "p1"), broken)
     sent.messages.clear()
     running = {(START + 30) * 12: 40}
     await shop.orders({"p1": running, "p3": running}, (START + 30) * HOUR + TILE)
-    await settle(engine, store)
+    await settle(engine, store, SHARDS)
     assert set(sent.last()) == {"p3"}
 
 
 async def test_silent_products_advance_too(store: FeatureStore, settings: Settings, model: Forecaster) -> None:
-    sent, shop = Sent(), Shop(store)
+    sent, shop = Sent(), Shop(store, SHARDS)
     engine = ForecastEngine(settings, store, model, sent.send)
     await engine.assign(range(SHARDS))
     await shop.orders({"p1": hours(1, 0, 40), "p3": hours(3, 0, 10)}, (START + 40) * HOUR)
-    await settle(engine, store)
+    await settle(engine, store, SHARDS)
     last = sent.last()
     assert last["p3"].revision[0] == START + 39
     assert sum(last["p3"].mean) < sum(last["p1"].mean)
@@ -231,9 +165,9 @@ async def test_a_worker_that_froze_sends_nothing(store: FeatureStore, settings: 
     sent = Sent()
     engine = ForecastEngine(settings.model_copy(update={"session_timeout_ms": 1}), store, model, sent.send)
     await engine.assign(range(SHARDS))
-    await Shop(store).orders({"p1": hours(1, 0, 3)}, (START + 3) * HOUR)
+    await Shop(store, SHARDS).orders({"p1": hours(1, 0, 3)}, (START + 3) * HOUR)
     with pytest.raises(FrozenWorker):
-        await settle(engine, store)
+        await settle(engine, store, SHARDS)
     assert not sent.messages
 
 
@@ -248,40 +182,40 @@ async def test_an_owner_that_lost_its_shard_stops(store: FeatureStore, settings:
 
 
 async def test_two_engines_share_the_shards(store: FeatureStore, settings: Settings, model: Forecaster) -> None:
-    sent, shop = Sent(), Shop(store)
+    sent, shop = Sent(), Shop(store, SHARDS)
     engines = [ForecastEngine(settings, store, model, sent.send) for _ in range(SHARDS)]
     for shard, engine in enumerate(engines):
         await engine.assign([shard])
     await shop.orders({f"p{p}": hours(p, 0, 5) for p in range(4)}, (START + 5) * HOUR)
-    await asyncio.gather(*(settle(engine, store) for engine in engines))
+    await asyncio.gather(*(settle(engine, store, SHARDS) for engine in engines))
     assert set(sent.last()) == {"p0", "p1", "p2", "p3"}
 
 
 async def test_products_silent_for_too_long_leave_a_tombstone(store: FeatureStore, settings: Settings, model: Forecaster) -> None:
     brief = settings.model_copy(update={"evict_after_ms": 24 * HOUR})
-    sent, shop = Sent(), Shop(store)
+    sent, shop = Sent(), Shop(store, SHARDS)
     engine = ForecastEngine(brief, store, model, sent.send)
     await engine.assign(range(SHARDS))
     await shop.orders({"p1": hours(1, 0, 2), "p3": hours(3, 0, 2)}, (START + 2) * HOUR)
-    await settle(engine, store)
+    await settle(engine, store, SHARDS)
     await shop.orders({"p3": hours(3, 2, 30)}, (START + 32) * HOUR)
-    await settle(engine, store)
+    await settle(engine, store, SHARDS)
     tombstones = [m.key for m in sent.messages if m.topic == "forecasts" and m.value is None]
     assert tombstones == [b"p1"]
     assert [name for name, _ in await store.live(1)] == ["p3"]
 
 
 async def test_a_rise_fires_once_and_resolves(store: FeatureStore, settings: Settings, model: Forecaster) -> None:
-    sent, shop = Sent(), Shop(store)
+    sent, shop = Sent(), Shop(store, SHARDS)
     engine = ForecastEngine(settings, store, model, sent.send)
     await engine.assign(range(SHARDS))
     usual = hours(1, 0, 24 * 6, rate=12)
     await shop.orders({"p1": usual}, (START + 144) * HOUR)
-    await settle(engine, store)
+    await settle(engine, store, SHARDS)
     sent.messages.clear()
     rise = dict.fromkeys(range((START + 144) * 12, (START + 148) * 12), 20)
     await shop.orders({"p1": rise | hours(1, 148, 40, rate=12)}, (START + 188) * HOUR)
-    await settle(engine, store)
+    await settle(engine, store, SHARDS)
     fired = next(a for a in sent.alerts() if a.kind == "spike" and a.updated_at > (START + 144) * HOUR)
     assert fired.updated_at < (START + 148) * HOUR
     said = [a for a in sent.alerts() if a.alert_id == fired.alert_id]

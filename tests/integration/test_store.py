@@ -17,6 +17,7 @@ from feature_store.calls import (
     Ahead,
     Applied,
     ApplyCall,
+    DaySums,
     OwnerLost,
     ProductCommit,
     RolledBack,
@@ -195,6 +196,61 @@ async def test_a_commit_on_other_records_than_those_read_writes_nothing(store: F
     assert record.features == b""
 
 
+def sums_of(day: int, *numbers: int, model: str = "model-12") -> DaySums:
+    return DaySums(model, {day: numbers}, keep_days=30)
+
+
+async def test_sums_are_added_with_the_commit_and_only_then(store: FeatureStore) -> None:
+    await store.apply([call(None, 5)])
+    await store.claim([SHARD], "token")
+    exact = 2**53 - 3
+    first = close_of("a", STEP, STEP)
+    assert await store.commit(SHARD, "token", [first], {}, sums=sums_of(20_000, 1, exact, 0)) == 5
+    assert await store.commit(SHARD, "token", [first], {}, sums=sums_of(20_000, 1, 1, 1)) == Stale(
+        ["a"]
+    )  # as after an answer that was lost
+    assert await store.commit(SHARD, "token", [close_of("b", STEP, STEP)], {}, sums=sums_of(20_000, 2, 2, 7)) == 5
+    with pytest.raises(OwnerLost):
+        await store.commit(SHARD, "other", [close_of("c", STEP, STEP)], {}, sums=sums_of(20_000, 1, 1, 1))
+    with pytest.raises(ShardRolledBack):
+        await store.commit(SHARD, "token", [close_of("c", STEP, STEP)], {}, sums=sums_of(20_000, 1, 1, 1), known=6)
+    assert await store.day_sums(SHARD, "model-12") == {20_000: [3, exact + 2, 7]}
+    assert await store.day_sums(SHARD, "model-13") == {}
+    assert await store.day_sums(SHARD + 1, "model-12") == {}
+
+
+async def test_sums_of_days_long_past_are_forgotten_whatever_the_model(store: FeatureStore) -> None:
+    await store.claim([SHARD], "token")
+    names = iter("abcdef")
+    for day, model in ((20_000, "model-12"), (20_000, "model-13"), (20_001, "model-12"), (20_031, "model-12"), (20_031, "model-12")):
+        await store.commit(SHARD, "token", [close_of(next(names), STEP, STEP)], {}, sums=sums_of(day, 1, model=model))
+    assert await store.day_sums(SHARD, "model-12") == {20_001: [1], 20_031: [2]}
+    assert await store.day_sums(SHARD, "model-13") == {}
+
+
+async def test_a_trial_stays_until_it_is_replaced(store: FeatureStore) -> None:
+    await store.claim([SHARD], "token")
+    scores = close_of("a", STEP, STEP).scores
+    tried = replace(close_of("a", STEP, STEP), trial=b"first")
+    later = replace(close_of("a", STEP + 1, STEP + 1), expected_features=tried.features, expected_scores=scores)
+    # Beside a product that has none, so that blobs would be mistaken for each other.
+    await store.commit(SHARD, "token", [close_of("b", STEP, STEP), tried, close_of("c", STEP, STEP)], {"alert/1": b"message"})
+    await store.commit(SHARD, "token", [later], {})
+    found = await store.records([(SHARD, name) for name in "abc"])
+    assert [record.trial for record in found] == [b"first", b"", b""]
+    assert [record.scores for record in found] == [later.scores, scores, scores]
+    assert await store.outbox(SHARD) == {"alert/1": b"message"}
+
+
+async def test_closing_leaves_its_messages_in_the_outbox(store: FeatureStore) -> None:
+    await store.claim([SHARD], "token")
+    await store.close_step(SHARD, "token", STEP, 0, {"scores/1": b"message"})
+    assert await store.outbox(SHARD) == {"scores/1": b"message"}
+    with pytest.raises(OwnerLost):
+        await store.close_step(SHARD, "other", STEP, 0, {"scores/2": b"message"})
+    assert await store.outbox(SHARD) == {"scores/1": b"message"}
+
+
 async def test_another_owner_s_commit_is_refused(store: FeatureStore) -> None:
     await store.apply([call(None, 5)])
     await store.claim([SHARD], "old")
@@ -210,7 +266,7 @@ async def test_another_owner_s_commit_is_refused(store: FeatureStore) -> None:
     with pytest.raises(OwnerLost):
         await store.begin_closing(SHARD, "old", STEP)
     with pytest.raises(OwnerLost):
-        await store.close_step(SHARD, "old", STEP, 0)
+        await store.close_step(SHARD, "old", STEP, 0, {})
 
 
 async def test_late_events_correct_closed_steps_and_are_counted(store: FeatureStore) -> None:
@@ -324,9 +380,9 @@ async def test_event_ids_are_forgotten_behind_the_window(store: FeatureStore, ra
     await store.apply([call(None, 5, hashes=tuple(range(100)))])
     await store.claim([SHARD], "token")
     assert await raw.keys("*seen:*")
-    await store.close_step(SHARD, "token", STEP, (STEP + 1) * HOUR_MS)
+    await store.close_step(SHARD, "token", STEP, (STEP + 1) * HOUR_MS, {})
     assert await raw.keys("*seen:*")
-    await store.close_step(SHARD, "token", STEP + 400, (STEP + 401) * HOUR_MS)
+    await store.close_step(SHARD, "token", STEP + 400, (STEP + 401) * HOUR_MS, {})
     assert not await raw.keys("*seen:*")
     assert await store.closed([SHARD]) == {SHARD: STEP + 400}
 
@@ -334,7 +390,7 @@ async def test_event_ids_are_forgotten_behind_the_window(store: FeatureStore, ra
 async def test_eviction_rechecks_and_leaves_only_its_messages(store: FeatureStore, raw: redis.asyncio.Redis) -> None:
     await store.apply([call(None, 5, products=("a",))])
     await store.claim([SHARD], "token")
-    await store.commit(SHARD, "token", [close_of("a", STEP, STEP)], {})
+    await store.commit(SHARD, "token", [replace(close_of("a", STEP, STEP), trial=b"trial")], {})
     [(_, heard)] = await store.live(SHARD)
     assert not await store.evict(SHARD, "token", "a", heard - 1, {"tombstone/a": b"x"})
     assert await store.evict(SHARD, "token", "a", heard, {"tombstone/a": b"x"})

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from models import calibration
 from models.calibration import CLASSES, FACTORS, Outcomes, Trials
+from models.features import F32, I64
+from models.metrics import pinball
+from models.seasons import DAY_MS, HOUR_MS
 
 LEVELS = (0.1, 0.5, 0.9)
 HORIZON = 4
@@ -19,11 +23,11 @@ def some_trials(n: int, rng: np.random.Generator, wrong_by: float = 1.0) -> Tria
     true = np.quantile(rng.poisson(20, 50_000), LEVELS).astype(np.float32)
     quantiles = np.broadcast_to(true * wrong_by, (n, HORIZON, len(LEVELS))).astype(np.float32)
     mean = np.full((n, HORIZON), 20 * wrong_by, np.float32)
-    return Trials(np.zeros(n, np.int64), rng.integers(0, CLASSES, n), mean, quantiles, np.ones((n, len(LEVELS)), np.float32))
+    return Trials.of(np.zeros(n, np.int64), rng.integers(0, CLASSES, n), mean, quantiles, np.ones((n, len(LEVELS)), np.float32))
 
 
 def same(a: Outcomes, b: Outcomes) -> bool:
-    return all(np.array_equal(x, y) for x, y in zip(a.parts(), b.parts(), strict=True))
+    return np.array_equal(a.sums, b.sums)
 
 
 @settings(max_examples=30, deadline=None)
@@ -63,7 +67,7 @@ def test_factors_go_part_of_the_way_that_would_have_been_right(wrong_by: float) 
 def test_nothing_known_and_nothing_to_gain_leave_quantiles_as_they_are() -> None:
     assert (calibration.best_factors(Outcomes.none(3)) == 1).all()
     rng = np.random.default_rng(3)
-    silent = replace(some_trials(500, rng), quantiles=np.zeros((500, HORIZON, 3), np.float32))
+    silent = replace(some_trials(500, rng), quantiles=np.zeros((500, HORIZON, 3), np.float16))
     found = calibration.outcomes(silent, np.ones(500, np.int64), np.zeros(500, np.float32), LEVELS, whole_units=True)
     assert (calibration.best_factors(found) == 1).all()
     assert (found.at_most.sum(axis=0) == 500).all()
@@ -78,6 +82,64 @@ def test_factors_of_a_day_rest_on_the_weeks_before_it_and_not_on_itself() -> Non
     by_day = {100: wrong}
     used = [day for day in range(95, 140) if (calibration.factors_of(by_day, day, 3) < 0.9).all()]
     assert used == list(range(100 + calibration.LAG_DAYS, 100 + calibration.LAG_DAYS + calibration.MEMORY_DAYS))
+
+
+@given(
+    shares=arrays.arrays(np.float32, (3, HORIZON, len(LEVELS)), elements=st.floats(0, 1e6, width=32)),
+    spoilt=st.sampled_from([np.nan, np.inf, 1e12]),
+)
+def test_what_is_on_trial_is_rounded_little_and_what_is_no_forecast_is_not_tried(shares: F32, spoilt: float) -> None:
+    mean = shares.mean(axis=2)
+    shares[2, 1, 1] = spoilt
+    step, group = np.arange(3), np.zeros(3, np.int64)
+    trials = Trials.of(step, group, mean, shares, np.ones((3, len(LEVELS)), np.float32))
+    assert trials.step.tolist() == [0, 1, calibration.NO_TRIAL]
+    held = trials.quantiles[:2].astype(np.float32) * trials.peak[:2, None, None]
+    assert np.allclose(held, shares[:2], rtol=2**-11, atol=6e-8 * shares[:2].max())
+    assert calibration.outcomes(trials, np.full(3, 3), np.ones(3, np.float32), LEVELS, whole_units=False).count.sum() == 2
+
+
+@settings(max_examples=30)
+@given(seed=st.integers(0, 1000), pools=st.integers(1, 4), whole_units=st.booleans())
+def test_outcomes_by_pool_are_those_of_each_pool_alone(seed: int, pools: int, whole_units: bool) -> None:
+    """With more products than are compared at once, and a slow count beside."""
+    n, rng = 300, np.random.default_rng(seed)
+    trials, demand, step = some_trials(n, rng), rng.poisson(20, n).astype(np.float32), rng.integers(0, HORIZON + 2, n)
+    pool = rng.integers(0, pools, n)
+    found = calibration.outcomes_by_pool(trials, step, demand, LEVELS, pool, whole_units=whole_units)
+    for number, sums in found.items():
+        rows = np.flatnonzero(pool == number)
+        assert same(sums, calibration.outcomes(trials.at(rows), step[rows], demand[rows], LEVELS, whole_units=whole_units))
+        assert same(sums, one_by_one(trials.at(rows), step[rows], demand[rows], whole_units=whole_units))
+
+
+def one_by_one(trials: Trials, step: I64, demand: F32, *, whole_units: bool) -> Outcomes:
+    """The oracle."""
+    found = Outcomes.none(len(LEVELS))
+    for i in np.flatnonzero(calibration.on_trial(trials, step)):
+        group, ahead = trials.group[i], step[i] - trials.step[i] - 1
+        came, quantiles = float(demand[i]), trials.quantiles[i, ahead].astype(float) * float(trials.peak[i])
+        found.count[group] += 1
+        found.demand[group] += round(came * 1000)
+        found.mean[group] += round(float(trials.mean[i, ahead]) * float(trials.peak[i]) * 1000)
+        for k, (level, quantile) in enumerate(zip(LEVELS, quantiles.tolist(), strict=True)):
+            published = round(quantile) if whole_units else quantile
+            found.below[group, k] += came < published
+            found.at_most[group, k] += came <= published
+            found.published[group, k] += round(float(pinball(np.array(came), np.array(published), level)) * 1000)
+            for f, factor in enumerate(FACTORS.tolist()):
+                found.losses[group, k, f] += round(float(pinball(np.array(came), np.array(quantile * factor), level)) * 1000)
+    return found
+
+
+def test_a_step_waits_for_the_days_that_its_factors_rest_on() -> None:
+    for step_ms in (HOUR_MS, DAY_MS, 7 * DAY_MS):
+        for closed in range(1000, 1060):
+            furthest = calibration.known_through(closed, step_ms)
+            assert furthest > closed
+            last_days = [calibration.day_of(step, step_ms) - calibration.LAG_DAYS for step in (furthest, furthest + 1)]
+            open_day = calibration.day_of(closed + 1, step_ms)  # not whole yet
+            assert last_days[0] < open_day <= last_days[1] or furthest == closed + 1
 
 
 def test_turns_spread_products_over_the_horizon() -> None:

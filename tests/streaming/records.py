@@ -16,6 +16,7 @@ from streaming.contracts import (
     Driver,
     Expected,
     Forecast,
+    ForecastScores,
     Message,
     ModelName,
     Order,
@@ -26,6 +27,7 @@ from streaming.contracts import (
     Running,
     Trend,
     TrendAlert,
+    VolumeScores,
     Window,
 )
 
@@ -134,6 +136,16 @@ def alert() -> TrendAlert:
     )
 
 
+def scores() -> ForecastScores:
+    """A day of a shard in which one class sold nothing."""
+    silent = VolumeScores(volume="slow", outcomes=24, demand=0.0, mwql=None, bias=None, below=[0.0, 0.0], at_most=[1.0, 1.0])
+    fast = VolumeScores(volume="fast", outcomes=48, demand=90.5, mwql=0.4, bias=-0.1, below=[0.4, 0.8], at_most=[0.5, 0.95])
+    day = 20_000 * 86_400_000
+    return ForecastScores(
+        shard=3, start=day, end=day + 86_400_000, model=ModelName(name="lstm", version="1"), levels=[0.5, 0.9], volumes=[silent, fast]
+    )
+
+
 # One message of every contract.
 EXAMPLES: list[Message] = [
     Order(
@@ -153,4 +165,5 @@ EXAMPLES: list[Message] = [
     Doorbell(shard=3, sequence=10, oldest_sent_at=NOW_MS),
     forecast(),
     alert(),
+    scores(),
 ]

@@ -17,7 +17,10 @@ ENDINGS = {
     "histogram": ("_seconds", "_records", "_products", "_cells"),
 }
 # Labels whose values are given by topics, partitions or enumerations, never by what a shop sells or to whom.
-BOUNDED_LABELS = {"topic", "partition", "outcome", "error_class", "stage", "reason", "call", "kind", "status", "name", "version"}
+BOUNDED_LABELS = {"topic", "partition", "outcome", "error_class", "stage", "reason", "call", "kind", "status", "name", "version"} | {
+    "volume",
+    "level",
+}
 
 
 def test_the_document_holds_exactly_the_table_of_the_program() -> None:

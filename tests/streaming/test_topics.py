@@ -22,6 +22,7 @@ def settings(kafka: str, request: pytest.FixtureRequest) -> Settings:
         clickstream_topic=f"{name}-clickstream",
         forecasts_topic=f"{name}-forecasts",
         alerts_topic=f"{name}-alerts",
+        scores_topic=f"{name}-scores",
         dead_letters_topic=f"{name}-dead-letters",
     )
 
@@ -110,5 +111,5 @@ def test_plans_fit_their_clock() -> None:
     assert wall["orders"].config["retention.ms"] == str(7 * 24 * 3_600_000)
     assert log["orders"].config["retention.ms"] == "-1"
     compacted = {name for name, spec in wall.items() if spec.config["cleanup.policy"] == "compact"}
-    assert compacted == {"forecasts", "product-facts", "context", "alert-feedback"}
+    assert compacted == {"forecasts", "forecast-scores", "product-facts", "context", "alert-feedback"}
     assert wall["shop-product-updates"].partitions == 32
