@@ -4,6 +4,7 @@ Everything here is a pure function of a product's stored records and its sums, s
 same states, alerts and decisions to publish as one without.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -75,6 +76,17 @@ class Advanced:
     outcomes: dict[tuple[int, int], Outcomes]  # by pool and day
 
 
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A step that products have consumed, and those whose turn it is to have a new forecast on trial after it."""
+
+    step: int
+    came: F32  # (n,) demand; NaN: the product did not close it now
+    due: npt.NDArray[np.intp]  # (d,) rows
+    features: F32  # (d, features) after the step
+    state: F32  # (d, state)
+
+
 def fresh_scores(n: int) -> F64:
     """Score rows of products never judged, (n, SCORE_COLUMNS)."""
     rows = np.zeros((n, SCORE_COLUMNS))
@@ -111,9 +123,8 @@ def advance(timelines: Timelines, sums: F64, first: int, tiles_per_step: int, mo
     """
     step, judged, scores = timelines.step.copy(), timelines.tile.copy(), timelines.scores.copy()
     features, state, trials = timelines.features.copy(), timelines.state.copy(), timelines.trials.copy()
-    publish, tried = np.zeros(len(timelines), np.bool_), np.zeros(len(timelines), np.bool_)
-    transitions = []
-    outcomes: dict[tuple[int, int], Outcomes] = {}
+    publish = np.zeros(len(timelines), np.bool_)
+    transitions, closed = [], []
     step_ms = model.spec.step_ms
     for tile in range(max(first, int(judged.min()) + 1), first + sums.shape[1]):
         due = np.flatnonzero(judged < tile)
@@ -134,23 +145,39 @@ def advance(timelines: Timelines, sums: F64, first: int, tiles_per_step: int, mo
         of_step = sums[closing, ended * tiles_per_step - first : tile + 1 - first].sum(axis=1)
         step[closing] = steps = np.full(len(closing), ended, np.int64)
         sold = demand(model.spec, of_step)
-        came, day = np.full(len(step), np.nan, np.float32), calibration.day_of(ended, step_ms)
-        came[closing] = sold[:, 0]
-        for pool, found in _outcomes(model, trials, step, came, pools).items():
-            outcomes[pool, day] = outcomes[pool, day] + found if (pool, day) in outcomes else found
         rows, states = model.advance(features[closing], state[closing], sold, steps)
         features[closing], state[closing] = rows, states
+        came = np.full(len(step), np.nan, np.float32)
+        came[closing] = sold[:, 0]
         due = closing[ended % model.horizon == pools.turn[closing]]
-        if len(due):
-            trials.put(due, _forecast_on_trial(model, pools, due, features[due], state[due], step[due]))
-            tried[due] = True
+        closed.append(Closed(ended, came, due, features[due], state[due]))
         publish[closing] |= _worth_publishing(scores, closing, scales(model.spec, rows), np.asarray(of_step.any(axis=1)), ended, step_ms)
         scores[closing, EXPECTED] = model.expect(rows, states, steps)
+    tried, outcomes = _compare(trials, closed, model, pools)
     return Advanced(Timelines(step, judged, features, state, scores, trials), transitions, publish, tried, outcomes)
 
 
-def _outcomes(model: Model, trials: Trials, step: I64, demand: F32, pools: Pools) -> dict[int, Outcomes]:
-    return calibration.outcomes_by_pool(trials, step, demand, model.levels, pools.pool, whole_units=model.whole_units)
+def _compare(trials: Trials, closed: Sequence[Closed], model: Model, pools: Pools) -> tuple[Bools, dict[tuple[int, int], Outcomes]]:
+    """Compare forecasts on trial with the steps that closed, in their order, and replace in `trials` those that are due, all read out as one batch.
+
+    Returns who has a new one, (n,), and what came of the forecasts, by pool and day.
+    """
+    tried, outcomes = np.zeros(len(trials.step), np.bool_), dict[tuple[int, int], Outcomes]()
+    if not closed:
+        return tried, outcomes
+    after = np.repeat([each.step for each in closed], [len(each.due) for each in closed])
+    due, features, state = (
+        np.concatenate(parts) for parts in zip(*((each.due, each.features, each.state) for each in closed), strict=True)
+    )
+    fresh = _on_trial(model, pools, due, features, state, after)
+    for each in closed:
+        day, steps = calibration.day_of(each.step, model.spec.step_ms), np.full(len(tried), each.step, np.int64)
+        found = calibration.outcomes_by_pool(trials, steps, each.came, model.levels, pools.pool, whole_units=model.whole_units)
+        for pool, sums in found.items():
+            outcomes[pool, day] = outcomes[pool, day] + sums if (pool, day) in outcomes else sums
+        trials.put(each.due, fresh.at(np.flatnonzero(after == each.step)))
+    tried[due] = True
+    return tried, outcomes
 
 
 def calibrated(model: Model, pools: Pools, rows: npt.NDArray[np.intp], features: F32, step: I64) -> tuple[I64, F32]:
@@ -159,7 +186,7 @@ def calibrated(model: Model, pools: Pools, rows: npt.NDArray[np.intp], features:
     return group, pools.of_class(rows, step * model.spec.step_ms // DAY_MS, group)
 
 
-def _forecast_on_trial(model: Model, pools: Pools, rows: npt.NDArray[np.intp], features: F32, state: F32, step: I64) -> Trials:
+def _on_trial(model: Model, pools: Pools, rows: npt.NDArray[np.intp], features: F32, state: F32, step: I64) -> Trials:
     """What would be published of the products in `rows` after `step`."""
     group, factors = calibrated(model, pools, rows, features, step)
     nothing = np.zeros((len(rows), 1 + len(model.spec.streams)), np.float32)

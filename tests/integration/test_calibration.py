@@ -1,6 +1,6 @@
 """Calibration in the stream is that of the backtest: the same outcomes, factors and forecasts, however the log was cut and whoever took over."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -75,14 +75,22 @@ def offline(model: Forecaster) -> _Shop:
     return shop
 
 
-async def replayed(store: FeatureStore, settings: Settings, model: Forecaster, cuts: int, *, crash_every: int = 0) -> Sent:
+async def replayed(
+    store: FeatureStore,
+    settings: Settings,
+    model: Forecaster,
+    cuts: int,
+    *,
+    crash_every: int = 0,
+    products: Sequence[int] = range(PRODUCTS),
+) -> Sent:
     """The same through the engine, delivered in `cuts` parts; with `crash_every`, a new owner takes over in between."""
     sent, shop = Sent(), Shop(store, shards=1)
     engine = ForecastEngine(settings, store, model, sent.send)
     await engine.assign([0])
     for part in range(cuts):
         first, end = part * HOURS // cuts, (part + 1) * HOURS // cuts
-        await shop.orders({f"p{p}": sales(p, first, end) for p in range(PRODUCTS)}, (START + end) * HOUR_MS)
+        await shop.orders({f"p{p}": sales(p, first, end) for p in products}, (START + end) * HOUR_MS)
         if crash_every and part % crash_every == 0:
             await engine.cycle()
             engine = ForecastEngine(settings, store, model, sent.send)
@@ -117,6 +125,23 @@ async def test_outcomes_factors_and_forecasts_are_those_of_the_backtest(
         found = last[f"p{i}"]
         np.testing.assert_allclose(found.mean, out.mean[i], rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(found.quantiles, out.quantiles[i], rtol=1e-4, atol=1e-4)
+
+
+async def test_a_product_that_is_forgotten_was_judged_as_long_whenever_its_silence_was_noticed(
+    store: FeatureStore, settings: Settings, model: Forecaster
+) -> None:
+    silent, rests = PRODUCTS - 2, [p for p in range(4, PRODUCTS) if p != PRODUCTS - 2]  # the first four may sell nothing for a day
+    brief = settings.model_copy(update={"evict_after_ms": DAY_MS})
+    found = []
+    for cuts in (1, 3, 40):
+        await store._redis.flushdb()
+        again = await FeatureStore.open(brief)
+        await again.register_sources({SOURCE: "orders/0"})
+        sent = await replayed(again, brief, model, cuts, products=[*rests, silent])
+        assert f"p{silent}".encode() in [m.key for m in sent.messages if m.topic == "forecasts" and m.value is None]
+        found.append(await again.day_sums(0, model.version[:8]))
+        await again.close()
+    assert found[0] == found[1] == found[2]
 
 
 async def test_scores_of_each_day_are_sent_once_and_repeated_alike(store: FeatureStore, settings: Settings, model: Forecaster) -> None:
