@@ -130,11 +130,13 @@ class ForecastEngine:
         if shard.pending or shard.time.watermark_ms == NO_WATERMARK or view.closed_step is None:
             return False
         reached = shard.time.watermark_ms // self._settings.tile_ms
-        furthest = calibration.known_through(view.closed_step, self._settings.step_ms)
+        # An ancient event, which no product lives through (`Sweep.gather`), does not make the shard crawl from there in portions.
+        closed = max(view.closed_step, reached // self._per_step - 1 - self._store.keep_steps)
+        furthest = calibration.known_through(closed, self._settings.step_ms)
         target = min(reached, (furthest + 1) * self._per_step)
         if target <= shard.target:
             return False
-        a_day_closed = await self._calibrations.load(view.shard, shard, view.closed_step)
+        a_day_closed = await self._calibrations.load(view.shard, shard, closed)
         if reached // self._per_step - 1 > view.closed_step + 1:
             shard.hurried_at = time.monotonic()
         last_step = target // self._per_step - 1

@@ -161,6 +161,21 @@ async def test_silent_products_advance_too(store: FeatureStore, settings: Settin
     assert sum(last["p3"].mean) < sum(last["p1"].mean)
 
 
+async def test_an_ancient_event_does_not_hold_up_the_shard(store: FeatureStore, settings: Settings, model: Forecaster) -> None:
+    sent, shop = Sent(), Shop(store, SHARDS)
+    engine = ForecastEngine(settings, store, model, sent.send)
+    await engine.assign(range(SHARDS))
+    decade = 10 * 365 * 24
+    await shop.orders({"p1": {(START - decade) * 12: 1} | hours(1, 0, 3), "p3": hours(3, 0, 3)}, (START + 3) * HOUR)
+    cycles = 0
+    while (await store.closed([1]))[1] != START + 2:
+        await engine.cycle()
+        cycles += 1
+        assert cycles < 100
+    await settle(engine, store, SHARDS)
+    assert set(sent.last()) == {"p1", "p3"}
+
+
 async def test_a_worker_that_froze_sends_nothing(store: FeatureStore, settings: Settings, model: Forecaster) -> None:
     sent = Sent()
     engine = ForecastEngine(settings.model_copy(update={"session_timeout_ms": 1}), store, model, sent.send)
