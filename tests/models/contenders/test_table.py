@@ -47,7 +47,7 @@ def test_samples_do_not_see_beyond_the_first_cutoff() -> None:
 
 
 def ramp() -> Bench:
-    return daily_bench([np.arange(100.0), np.r_[np.full(98, np.nan), 3.0, 5.0]], 3)
+    return daily_bench([np.arange(100.0), np.r_[np.full(98, np.nan), 3.0, 5.0]], 14)
 
 
 def test_by_hand() -> None:
