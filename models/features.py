@@ -253,7 +253,7 @@ def held(values: F32, before: F32) -> F32:
 
 
 def _scale(levels: F32) -> F32:
-    # ACCURACY: an adaptive mean, mostly slow, never 0; a new product's first sale moves all levels, so it adapts at once.
+    # An adaptive mean, mostly slow, never 0; a new product's first sale moves all levels, so it adapts at once.
     scale: F32 = levels[-2] * np.float32(0.7) + levels[-3] * np.float32(0.3) + np.float32(0.02)
     return scale
 

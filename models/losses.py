@@ -8,7 +8,7 @@ from keras import ops
 
 Tensor = Any
 
-# Between Poisson (1) and gamma (2): demand of baskets, many zeros and few large numbers. ACCURACY.
+# Between Poisson (1) and gamma (2): demand of baskets, many zeros and few large numbers.
 _TWEEDIE_POWER: Final = 1.3
 _DEVIANCE_SHARE: Final = 0.25
 # A product's weight is its scale to this power: neither do the few large ones rule, nor the many tiny ones.

@@ -28,7 +28,7 @@ _EPSILON: Final = 1e-5
 _LEAST_MEAN: Final = 1e-3
 # Lowest quantile before clipping at 0: lets a quantile be exactly 0 without an infinite weight.
 _BELOW_ZERO: Final = 0.05
-# ACCURACY: of the mean head in a forecast's mean.
+# Share of the mean head in a forecast's mean; what it is worth stands in benchmarks/README.md.
 _HEAD_SHARE: Final = 0.2
 # Spread grows slower than the level along a seasonal profile (between Poisson's 0.5 and proportional's 1).
 _SPREAD_POWER: Final = 0.7
