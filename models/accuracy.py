@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from models.calibration import RESOLUTION, Outcomes
-from models.metrics import SCORED_LEVELS
+from models.metrics import SCORED_LEVELS, VOLUMES
 
-VOLUMES: Final = ("slow", "medium", "fast")  # of the volume classes
 ALL: Final = "all"
 
 

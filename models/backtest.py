@@ -67,10 +67,11 @@ class _Shop:
         demand = np.ascontiguousarray(bench.panel.demand[:alive, column])
         step = np.full(alive, bench.panel.first_step + column, np.int64)
         covariates = None if bench.panel.covariates is None else bench.panel.covariates[:alive, column]
-        on_trial = self._trials.at(np.arange(alive))
-        self._outcomes[self._day(column)] += calibration.outcomes(
-            on_trial, step, demand[:, 0], self._forecaster.levels, whole_units=self._forecaster.artefact.whole_units
-        )
+        if column > self._first_trial:
+            on_trial = self._trials.at(np.arange(alive))
+            self._outcomes[self._day(column)] += calibration.outcomes(
+                on_trial, step, demand[:, 0], self._forecaster.levels, whole_units=self._forecaster.artefact.whole_units
+            )
         self._forecaster.advance(self._features[:alive], self._state[:alive], demand, step, covariates=covariates, in_place=True)
         due = np.flatnonzero(step % self._forecaster.horizon == self._turn[:alive])
         if column >= self._first_trial and len(due):
@@ -111,6 +112,9 @@ def unfit(bench: Bench, artefact: Artefact) -> str | None:
         return (
             f"it takes {', '.join(taken) or 'no streams'} in {steps[0]}; the bench has {', '.join(offered) or 'none'} in steps {steps[1]}"
         )
+    if artefact.spec.covariates != bench.spec.covariates:
+        known = (", ".join(spec.covariates) or "nothing" for spec in (artefact.spec, bench.spec))
+        return "it knows {} ahead, the bench {}".format(*known)
     if artefact.horizon < bench.horizon:
         return f"it reaches {artefact.horizon} steps, and the bench asks for {bench.horizon}"
     first, last = bench.panel.first_step + bench.cutoffs[0] + 1, bench.panel.first_step + bench.cutoffs[-1] + bench.horizon

@@ -22,9 +22,6 @@ from models.seasons import DAY_MS
 
 Floats = npt.NDArray[np.floating]
 
-# Products by how much they sell, least first.
-CLASSES: Final = ("slow", "medium", "fast")
-
 _PANEL: Final = "panel.parquet"
 _CUTOFFS: Final = "cutoffs.json"
 # Of columns that are known of the past only.
@@ -219,12 +216,12 @@ def recent_units(bench: Bench, cutoff: int) -> Floats:
 
 
 def volume_classes(bench: Bench) -> npt.NDArray[np.int64]:
-    """Index into CLASSES of each product, (products,): terciles of recent units at the first cut-off, equals together.
+    """Index into metrics.VOLUMES of each product, (products,): terciles of recent units at the first cut-off, equals together.
 
     Products that are born later are slow ones.
     """
     units = recent_units(bench, bench.cutoffs[0])
-    return np.searchsorted(np.sort(units), units) * len(CLASSES) // len(units)
+    return np.searchsorted(np.sort(units), units) * len(metrics.VOLUMES) // len(units)
 
 
 def external(bench: Bench, forecasts: BacktestForecasts) -> Any:

@@ -3,7 +3,7 @@
 Of every product one forecast at a time is on trial: when a step closes that it spoke of, its quantile for that step is compared with what came, and when its
 horizon has ended, a new one takes its place. Products take turns, so that every step judges every distance. Sums of the losses are kept by day, volume
 class and level, each for a grid of factors on the model's own quantile; the factor with the least loss over the last weeks, drawn towards 1, goes on
-the quantiles that are published. Only on them: on the mean it makes large errors larger. (A tracker in the sense of conformal
+the quantiles that are published. (A tracker in the sense of conformal
 prediction under drift, see Angelopoulos, Candès and Tibshirani 2023, with pinball loss instead of coverage, which lumpy counts hide.)
 
 Sums are integers: they do not depend on the order in which products close, and a replay gives them again. What is on trial is held as it is stored,
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.features import F32, I64
-from models.metrics import pinball
+from models.metrics import VOLUMES, pinball
 from models.seasons import DAY_MS
 
 F16 = npt.NDArray[np.float16]
@@ -37,7 +37,7 @@ _TRUST: Final = 0.5
 _HALF_TRUST: Final = 200.0
 # Losses are kept in thousandths of a unit.
 RESOLUTION: Final = 1000
-CLASSES: Final = 3
+CLASSES: Final = len(VOLUMES)
 NO_TRIAL: Final = int(np.iinfo(np.int64).min)
 # No forecast of a step means more units; sums of a day's losses stay exact.
 _LARGEST: Final = 1e9

@@ -12,6 +12,8 @@ Floats = npt.NDArray[np.floating]
 LEVELS: Final = (0.1, 0.25, 0.5, 0.75, 0.9)
 # The levels over which MWQL is taken.
 SCORED_LEVELS: Final = (0.1, 0.5, 0.9)
+# Classes of products by how much they sell, least first.
+VOLUMES: Final = ("slow", "medium", "fast")
 # What a reader compares models by first; `table_row` holds more.
 MAIN: Final = ("MWQL", "WQL.9", "RMSSE", "WAPE", "SUMW", "bias", "P(y<q90)", "P(y<=q90)")
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models import metrics
-from models.bench import CLASSES, BacktestForecasts, Bench, outcomes, volume_classes
+from models.bench import BacktestForecasts, Bench, outcomes, volume_classes
 from models.metrics import Calibration, Floats
 
 Bools = npt.NDArray[np.bool_]
@@ -70,7 +70,7 @@ def _mwql(bench: Bench, forecasts: BacktestForecasts, part: Bools) -> float:
 def _classes(bench: Bench) -> dict[str, Bools]:
     """Masks, (cutoffs, products, horizon), of the known outcomes of each class."""
     known, classes = np.isfinite(outcomes(bench)), volume_classes(bench)
-    return {name: known & (classes == index)[:, None] for index, name in enumerate(CLASSES)}
+    return {name: known & (classes == index)[:, None] for index, name in enumerate(metrics.VOLUMES)}
 
 
 def _steps(bench: Bench) -> dict[str, Bools]:

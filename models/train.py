@@ -85,7 +85,7 @@ def train(
     checks = [draw(held_out, recipe, horizon, longest, rng) for _ in range(_HELD_OUT_BATCHES)]
     keeping = _Keeping(checkpoints, _identity(panels, spec, recipe, horizon, longest, weights)) if checkpoints else None
     best, history = _loop(learner, learning, checks, recipe, horizon, longest, rng, progress, keeping)
-    whole = all(bool((panel.demand[..., 0] == np.rint(panel.demand[..., 0])).all()) for panel in panels)
+    whole = all(_in_whole_units(panel) for panel in panels)
     untuned = Artefact(
         name, spec, horizon, longest, LEVELS, sizes.hidden, sizes.width, NowcastRule(), _volume_limits(learning), whole, profiles, best
     )
@@ -111,6 +111,13 @@ def _common_profiles(panels: Sequence[Panel], spec: FeatureSpec) -> tuple[F32, .
     """Geometric mean of the shops' profiles."""
     logs = [[np.log(profile) for profile in shop_profiles(panel, spec)] for panel in panels]
     return tuple(np.exp(np.mean(same, axis=0)).astype(np.float32) for same in zip(*logs, strict=True))
+
+
+def _in_whole_units(panel: Panel) -> bool:
+    """Whether nothing was ever sold in parts of a unit; gaps say nothing."""
+    units = panel.demand[..., 0]
+    known = units[np.isfinite(units)]
+    return bool((known == np.rint(known)).all())
 
 
 def _volume_limits(data: Sequence[Encoded]) -> tuple[float, float]:

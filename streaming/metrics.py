@@ -13,8 +13,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Hi
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics import MetricWrapperBase
 
-from models.accuracy import VOLUMES, Accuracy
+from models.accuracy import Accuracy
 from models.calibration import Outcomes
+from models.metrics import VOLUMES
 
 # Not the library's global registry: nothing that some dependency registers there leaves with ours.
 REGISTRY: Final = CollectorRegistry()

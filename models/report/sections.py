@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 
 from models import metrics, scores
-from models.bench import CLASSES
+from models.metrics import VOLUMES
 from models.report import plots
 from models.report.markup import NOTHING, Cell, definitions, figure, grid, legend, number, percent, section, table, units
 from models.report.shared import colour, key
@@ -58,7 +58,7 @@ def _badness(measure: str, value: float) -> float:
 
 def volume(study: Study) -> str:
     """MWQL by class and model; what the classes are."""
-    names = [name for name in CLASSES if np.isfinite([row[name] for row in study.by_class.values()]).any()]
+    names = [name for name in VOLUMES if np.isfinite([row[name] for row in study.by_class.values()]).any()]
     if not names:
         return ""
     least = {name: min(row[name] for row in study.by_class.values()) for name in names}
@@ -210,7 +210,7 @@ def _levels(study: Study) -> str:
     steps = [name for name in study.calibration if name.startswith("step")]
     worst = max(steps, key=lambda name: max(one.distance for one in study.calibration[name]))
     rows = []
-    for name in ("all", *CLASSES, worst):
+    for name in ("all", *VOLUMES, worst):
         found = study.calibration.get(name, ())
         limit = scores.OVERALL_LIMIT if name == "all" else scores.PART_LIMIT
         cells = [

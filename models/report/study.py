@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models import metrics, scores
-from models.bench import CLASSES, BacktestForecasts, Bench, outcomes, recent_units, score, volume_classes
+from models.bench import BacktestForecasts, Bench, outcomes, recent_units, score, volume_classes
 from models.metrics import Calibration, Floats
 from models.seasons import DAY_MS, HOUR_MS
 
@@ -106,7 +106,7 @@ class Study:
         relative = loss / np.where(usual > 0, usual, 1)
         sold = np.flatnonzero(usual > 0)
         rules = []
-        for index, name in enumerate(CLASSES):
+        for index, name in enumerate(metrics.VOLUMES):
             members = sold[self.classes[sold] == index]
             members = members[np.argsort(relative[members], kind="stable")]
             from_middle = np.abs(np.arange(len(members)) - len(members) // 2)
@@ -133,7 +133,7 @@ class Study:
         """What each volume class is, and how the subject does with it."""
         units = recent_units(self.bench, self.bench.cutoffs[0])
         found = {}
-        for index, name in enumerate(CLASSES):
+        for index, name in enumerate(metrics.VOLUMES):
             part = self.known & (self.classes == index)[:, None]
             if not part.any():
                 continue

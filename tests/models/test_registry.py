@@ -174,6 +174,7 @@ def test_a_model_is_not_measured_on_what_it_learned() -> None:
         taught = replace(fit, training={"panels": [{"first_step": first + begin, "steps": steps}]})
         assert (unfit(bench, taught) or "none").find(says or "none") >= 0
     assert "no streams" in (unfit(bench, replace(fit, spec=replace(fit.spec, streams=()))) or "")
+    assert "price ahead, the bench nothing" in (unfit(bench, replace(fit, spec=replace(fit.spec, covariates=("price",)))) or "")
     assert "reaches 7" in (unfit(bench, replace(fit, horizon=7)) or "")
 
 

@@ -72,7 +72,7 @@ def test_parts_are_scored_by_themselves() -> None:
     by_class, by_step = scores.by_class(bench, forecasts), scores.by_step(bench, forecasts)
     found = scores.calibration(bench, forecasts)
     assert list(found) == ["all", "slow", "medium", "fast", *(f"step {h}" for h in range(1, 8))]
-    for index, name in enumerate(benches.CLASSES):
+    for index, name in enumerate(metrics.VOLUMES):
         cells = [(k, i, h) for k in range(3) for i in range(9) for h in range(7) if classes[i] == index and np.isfinite(truth[k, i, h])]
         demand = np.array([truth[cell] for cell in cells])
         quantiles = {level: np.array([forecasts.quantiles[level][cell] for cell in cells]) for level in metrics.LEVELS}

@@ -172,3 +172,13 @@ def test_a_cleared_checkpoint_takes_nothing_else_along(tmp_path: Path) -> None:
     (tmp_path / "kept" / "mine.txt").unlink()
     kept.clear()
     assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize(("gap", "part", "whole"), [(False, 0.0, True), (True, 0.0, True), (True, 0.5, False)])
+def test_whole_units_are_recognised_beside_gaps(gap: bool, part: float, whole: bool) -> None:
+    panel = weekly_panel()
+    if gap:
+        panel.demand[:, 50:53, 0] = np.nan
+    panel.demand[3, 100, 0] += part
+    artefact = train.train([panel], DAILY, replace(QUICK, iterations=2), name="test")
+    assert artefact.whole_units is whole
