@@ -16,7 +16,6 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -24,13 +23,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
 import redis
 
 from benchmarks import reference, rig
+from benchmarks.peers.environment import peers_python
 from benchmarks.peers.result import digest
 from feature_store.keys import Keys
 from feature_store.measures import UNITS, natural
@@ -40,8 +39,6 @@ from simulator.embedded import Stack
 from streaming import topics
 from streaming.settings import Settings
 
-PEERS_HOME: Final = rig.ROOT / ".trendcast" / "peers"
-REQUIREMENTS: Final = Path(__file__).with_name("peers-requirements.txt")
 OURS: Final = "trendcast ingest"
 # How often Redis is asked how far our worker is; a look takes it about 0.1 ms.
 LOOK_S: Final = 0.02
@@ -86,20 +83,6 @@ PEERS: Final = (
 )
 
 
-def peers_python() -> Path:
-    """The peers' interpreter; makes their environment where it is missing, or not what the requirements say."""
-    python, stamp = PEERS_HOME / "bin" / "python", PEERS_HOME / "requirements.sha256"
-    wanted = sha256(REQUIREMENTS.read_bytes()).hexdigest()
-    if stamp.exists() and stamp.read_text() == wanted:
-        return python
-    rig.progress(f"making the peers' environment in {PEERS_HOME}")
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(PEERS_HOME)], check=True)
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", "-r", str(REQUIREMENTS)]
-    subprocess.run(pip, check=True)
-    stamp.write_text(wanted)
-    return python
-
-
 def run_peer(peer: Peer, stack: Stack, topic: str, truth: reference.Truth, scratch: Path) -> Run:
     """Start it on the topic's beginning; it ends by itself and says its result in its last line."""
     environment = {
@@ -112,7 +95,7 @@ def run_peer(peer: Peer, stack: Stack, topic: str, truth: reference.Truth, scrat
         "N": str(truth.events),
         "STATE": str(scratch),
     }
-    command = [str(peers_python()), "-m", f"benchmarks.peers.{peer.module}"] + (
+    command = [str(peers_python("streaming")), "-m", f"benchmarks.peers.{peer.module}"] + (
         ["worker", "--without-web", "-l", "error"] if peer.module == "faust_redis" else []
     )
     before, children = servers_cpu(stack), os.times()

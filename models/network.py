@@ -43,9 +43,13 @@ def lstm_step(weights: Weights, inputs: Tensor, state: Tensor) -> Tensor:
     """State, (n, 2 hidden) = h beside c, after one step of encoder inputs, (n, encoder_inputs)."""
     n = weights["lstm.recurrent"].shape[0]
     h, c = state[:, :n], state[:, n:]
-    z = ops.matmul(normalised(weights, inputs), weights["lstm.kernel"]) + weights["lstm.bias"] + ops.matmul(h, weights["lstm.recurrent"])
-    gate_in, gate_forget, gate_out = ops.sigmoid(z[:, :n]), ops.sigmoid(z[:, n : 2 * n]), ops.sigmoid(z[:, 3 * n :])
-    c = gate_forget * c + gate_in * ops.tanh(z[:, 2 * n : 3 * n])
+    # One product for inputs and h, and as sigmoid(z) = (1 + tanh(z / 2)) / 2 one hyperbolic tangent for the gates and the candidate.
+    halved = np.repeat(np.array([0.5, 0.5, 1.0, 0.5], np.float32), n)
+    kernel = ops.concatenate([weights["lstm.kernel"], weights["lstm.recurrent"]], axis=0) * halved
+    inputs = ops.concatenate([normalised(weights, inputs), h], axis=-1)
+    z = ops.tanh(ops.matmul(inputs, kernel) + weights["lstm.bias"] * halved)
+    gate_in, gate_forget, gate_out = (0.5 + 0.5 * z[:, at * n : (at + 1) * n] for at in (0, 1, 3))
+    c = gate_forget * c + gate_in * z[:, 2 * n : 3 * n]
     return ops.concatenate([gate_out * ops.tanh(c), c], axis=-1)
 
 
@@ -114,7 +118,7 @@ Compiled = Callable[..., Any]
 
 
 def compiled(function: Callable[..., Any], weights: Mapping[str, F32], on_trace: Callable[[], None]) -> Compiled:
-    """`function(weights, *arrays)` compiled by the backend, once for each shape; takes NumPy arrays, returns them (or tuples).
+    """`function(weights, *arrays)` compiled by the backend, once for each shape; takes NumPy arrays, returns them (or tuples), not to be written to.
 
     `on_trace` is called for each compilation, so that tests can count them.
     """
@@ -143,7 +147,7 @@ def _compiled_by_tensorflow(function: Callable[..., Any], weights: Mapping[str, 
         if shapes not in by_shape:
             traced = tf.function(lambda *tensors: function(held, *tensors), jit_compile=True, autograph=False)
             by_shape[shapes] = traced.get_concrete_function(*(tf.TensorSpec(shape, tf.float32) for shape in shapes))
-        return tf.nest.map_structure(lambda tensor: tensor.numpy(), by_shape[shapes](*map(tf.convert_to_tensor, arrays)))
+        return tf.nest.map_structure(np.asarray, by_shape[shapes](*map(tf.convert_to_tensor, arrays)))  # views: `numpy()` would copy
 
     return call
 
