@@ -29,6 +29,8 @@ TARGET_BYTES: Final = 3 * 1024
 # Kinds of keys that grow with what happened, not with the number of products; stated beside.
 HISTORY: Final = frozenset({"tiles", "steps"})
 EVENT_IDS: Final = "seen"
+# What a shard or the namespace has once, however many products there are.
+FIXED: Final = frozenset({"calibration", "closed", "gaps", "idle", "meta", "offsets", "outbox", "owner", "sources", "watermarks"})
 CHUNK: Final = 2_000
 
 
@@ -138,8 +140,10 @@ def report(
         cells = [f"{of_it[name]:,}" for name in ("keys", "members", "bytes")]
         rows.append([kind, *cells, f"{each:,.1f}", f"{of_it['bytes'] / products:,.0f}"])
     print(rig.table(["kind of key", "keys", "members", "bytes", "bytes a member", "bytes a product"], rows))
-    beside = sum(of_it["bytes"] for kind, of_it in kinds.items() if kind not in HISTORY | {EVENT_IDS}) / products
-    print(f"\nbeside tiles, steps and remembered event ids: {beside:,.0f} bytes a product (target {TARGET_BYTES:,})\n")
+    beside = sum(of_it["bytes"] for kind, of_it in kinds.items() if kind not in HISTORY | FIXED | {EVENT_IDS}) / products
+    fixed = sum(of_it["bytes"] for kind, of_it in kinds.items() if kind in FIXED)
+    print(f"\nbeside tiles, steps and remembered event ids: {beside:,.0f} bytes a product (target {TARGET_BYTES:,}),")
+    print(f"and {fixed / 1024:,.0f} KiB for shards and the namespace\n")
     header = ["process", "MiB after warm-up", "MiB at the end", "MiB a minute"]
     print(
         rig.table(
@@ -150,7 +154,7 @@ def report(
             ],
         )
     )
-    return {"machine": about, "traffic": sent, "products": products, "keys": kinds, "bytes_per_product": beside, "resident": resident}
+    return {"machine": about, "traffic": sent, "products": products, "keys": kinds, "bytes_per_product": beside, "bytes_fixed": fixed, "resident": resident}
 
 
 if __name__ == "__main__":

@@ -201,8 +201,18 @@ class ProductRecord:
     features: bytes
     state: bytes
     scores: bytes
-    running: bytes  # `RunningSums`; empty while history is caught up with, too
     trial: bytes
+    running: bytes  # `RunningSums`; empty while history is caught up with, too
+
+
+def parted(both: bytes) -> tuple[bytes, bytes]:
+    """The two records that share a key; the last four bytes say how long the first one is (little-endian, see `commit.lua`).
+
+    >>> parted(b"first, second" + bytes([5, 0, 0, 0])), parted(b"")
+    ((b'first', b', second'), (b'', b''))
+    """
+    end = int.from_bytes(both[-4:], "little")
+    return both[:end], both[end:-4]
 
 
 class RunningSums(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -72,17 +72,11 @@ class Keys:
     def steps(self, shard: int, product: str) -> str:
         return f"{self.shard(shard)}steps:{product}"
 
-    def features(self, shard: int, product: str) -> str:
-        return f"{self.shard(shard)}features:{product}"
-
     def state(self, shard: int, product: str) -> str:
         return f"{self.shard(shard)}state:{product}"
 
     def scores(self, shard: int, product: str) -> str:
         return f"{self.shard(shard)}scores:{product}"
-
-    def trial(self, shard: int, product: str) -> str:
-        return f"{self.shard(shard)}trial:{product}"
 
     def calibration(self, shard: int) -> str:
         return f"{self.shard(shard)}calibration"

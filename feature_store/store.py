@@ -36,6 +36,7 @@ from feature_store.calls import (
     Stale,
     StoreSettings,
     StoreUnusable,
+    parted,
 )
 from feature_store.keys import SEEN_SETS_PER_HOUR, Keys
 from feature_store.measures import MEASURES, N_MEASURES
@@ -329,7 +330,7 @@ class FeatureStore:
 
             async def run(chunk: Sequence[tuple[int, str]] = chunk, by_shard: Mapping[int, list[int]] = by_shard) -> Any:
                 pipe = self._redis.pipeline(transaction=False)
-                kinds = (self.keys.features, self.keys.state, self.keys.scores, self.keys.running, self.keys.trial)
+                kinds = (self.keys.state, self.keys.scores, self.keys.running)
                 for shard, rows in by_shard.items():
                     pipe.mget([key(shard, chunk[i][1]) for i in rows for key in kinds])
                     pipe.hget(self.keys.offsets(shard), "sum")
@@ -341,7 +342,7 @@ class FeatureStore:
                 if known is not None and int(sequence or 0) < known[shard]:
                     raise ShardRolledBack(shard, known[shard], int(sequence or 0))
                 for j, i in enumerate(rows):
-                    found[i] = ProductRecord(*(value or b"" for value in values[5 * j : 5 * j + 5]))
+                    found[i] = _record(*(value or b"" for value in values[3 * j : 3 * j + 3]))
             records += [found[i] for i in range(len(chunk))]
         return records
 
@@ -506,7 +507,7 @@ class FeatureStore:
             for shard, name in products:
                 pipe.hgetall(self.keys.tiles(shard, name))
                 pipe.hgetall(self.keys.steps(shard, name))
-                pipe.getrange(self.keys.features(shard, name), 0, 7)
+                pipe.getrange(self.keys.state(shard, name), 0, 7)
             return await pipe.execute()
 
         replies = await self._patiently(run)
@@ -544,6 +545,10 @@ def _outcome(reply: list[Any]) -> Outcome:
             return RolledBack(int(reply[1]), int(reply[2]))
         case other:
             raise ResponseError(f"apply answered {other!r}")
+
+
+def _record(state: bytes, scores: bytes, running: bytes) -> ProductRecord:
+    return ProductRecord(*parted(state), *parted(scores), running)
 
 
 def _pairs(flat: Sequence[bytes]) -> dict[str, int]:

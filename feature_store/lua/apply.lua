@@ -49,7 +49,7 @@ local closing = tonumber(redis.call('HGET', closed_key, 'closing') or -math.huge
 local rolled = {} -- product → step its state has consumed; asked only of products with cells in a step that is being closed, or closed
 local function rolled_through(product)
   if rolled[product] == nil then
-    local header = redis.call('GETRANGE', prefix .. 'features:' .. product, 0, 7)
+    local header = redis.call('GETRANGE', prefix .. 'state:' .. product, 0, 7)
     rolled[product] = #header == 8 and struct.unpack('<i8', header) or -math.huge
   end
   return rolled[product]

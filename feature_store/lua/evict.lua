@@ -3,7 +3,7 @@
 local prefix, token, product, last_event = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if redis.call('GET', prefix .. 'owner') ~= token then return 'lost' end
 if tonumber(redis.call('ZSCORE', prefix .. 'live', product) or -1) ~= tonumber(last_event) then return 'kept' end
-for _, kind in ipairs({'tiles:', 'steps:', 'running:', 'features:', 'state:', 'scores:', 'trial:'}) do redis.call('UNLINK', prefix .. kind .. product) end
+for _, kind in ipairs({'tiles:', 'steps:', 'running:', 'state:', 'scores:'}) do redis.call('UNLINK', prefix .. kind .. product) end
 redis.call('ZREM', prefix .. 'live', product)
 redis.call('ZREM', prefix .. 'dirty', product)
 redis.call('HDEL', prefix .. 'dirty_since', product)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from feature_store.calls import parted
 from feature_store.store import FeatureStore
 from models.backtest import _Shop
 from models.bench import Bench
@@ -187,9 +188,10 @@ async def test_what_another_model_brought_is_not_read(store: FeatureStore, setti
     await store._redis.hset(store.keys.calibration(0), mapping={k.replace(owner.encode(), b"another1"): v for k, v in taken.items()})
     assert await store.day_sums(0, owner) == {}
     for p in range(PRODUCTS):
-        key = store.keys.trial(0, f"p{p}")
-        record = await store._redis.get(key)
-        await store._redis.set(key, record[:8] + b"another1" + record[16:])
+        key = store.keys.scores(0, f"p{p}")
+        both = await store._redis.get(key)
+        owner_at = len(parted(both)[0]) + 8
+        await store._redis.set(key, both[:owner_at] + b"another1" + both[owner_at + 8 :])
     sent = Sent()
     engine = ForecastEngine(settings, store, model, sent.send)
     await engine.assign([0])
@@ -198,7 +200,7 @@ async def test_what_another_model_brought_is_not_read(store: FeatureStore, setti
     await settle(engine, store, shards=1)
     turns = [
         record
-        for record in [await store._redis.get(store.keys.trial(0, f"p{p}")) for p in range(PRODUCTS)]
+        for _, record in [parted(await store._redis.get(store.keys.scores(0, f"p{p}"))) for p in range(PRODUCTS)]
         if record[8:16] == owner.encode()
     ]
     judged = sum((Outcomes.from_list(numbers) for numbers in (await store.day_sums(0, owner)).values()), Outcomes.none(len(model.levels)))

@@ -142,7 +142,7 @@ async def test_a_product_with_broken_numbers_does_not_stop_its_neighbours(
     await settle(engine, store, SHARDS)
     [record] = await store.records([(1, "p1")])
     broken = record.features[:HEADER_BYTES] + np.full(model.feature_size, np.nan, np.float32).tobytes()
-    await store._redis.set(store.keys.features(1, "p1"), broken)
+    await store._redis.setrange(store.keys.state(1, "p1"), 0, broken)
     sent.messages.clear()
     running = {(START + 30) * 12: 40}
     await shop.orders({"p1": running, "p3": running}, (START + 30) * HOUR + TILE)

@@ -31,7 +31,7 @@ def advanced() -> Advanced:
 def stored(after: Advanced) -> list[ProductRecord]:
     before = CODEC.read([ProductRecord(b"", b"", b"", b"", b"")] * N, [0] * N)
     commits = CODEC.write(["a", "b", "c"], before, after, 0)
-    return [ProductRecord(c.features, c.state, c.scores, b"", c.trial) for c in commits]
+    return [ProductRecord(c.features, c.state, c.scores, c.trial, b"") for c in commits]
 
 
 def test_timelines_are_read_as_they_were_written() -> None:
