@@ -494,6 +494,32 @@ class FeatureStore:
         watermarks, idle = ({name.decode(): int(at) for name, at in found.items()} for found in await self._patiently(run))
         return watermarks, idle
 
+    async def look(self, shard: int) -> ShardView:
+        """What `take` says of a shard, whoever owns it: nothing moves, and which products are dirty is left out."""
+
+        async def run() -> Any:
+            pipe = self._redis.pipeline(transaction=True)
+            pipe.hget(self.keys.offsets(shard), "sum")
+            pipe.hget(self.keys.closed(shard), "step")
+            pipe.hgetall(self.keys.watermarks(shard))
+            pipe.hgetall(self.keys.idle(shard))
+            pipe.zcard(self.keys.live(shard))
+            pipe.hlen(self.keys.outbox(shard))
+            return await pipe.execute()
+
+        sequence, closed, watermarks, idle, live, outbox = await self._patiently(run)
+        return ShardView(
+            shard=shard,
+            sequence=int(sequence or 0),
+            closed_step=None if closed is None else int(closed),
+            watermarks={name.decode(): int(at) for name, at in watermarks.items()},
+            idle={name.decode(): int(at) for name, at in idle.items()},
+            dirty=[],
+            serving_since=[],
+            live=live,
+            outbox=outbox,
+        )
+
     async def last_event_ms(self, shard: int, product: str) -> int | None:
         """Time of a product's last event, epoch ms; None: there is no such product."""
         score = await self._patiently(lambda: self._redis.zscore(self.keys.live(shard), product))

@@ -11,7 +11,6 @@ from typing import Final, TypeVar
 
 from feature_store.calls import NO_WATERMARK, ShardRolledBack, ShardView
 from feature_store.store import FeatureStore
-from models import calibration
 from models.alerts import AlertPolicy
 from models.forecaster import Forecaster
 from streaming import metrics
@@ -22,7 +21,8 @@ from streaming.failpoints import failpoint
 from streaming.nowcasts import Nowcasts
 from streaming.outbox import Outbox
 from streaming.ownership import Owned, OwnedShard, Ownership
-from streaming.schedule import shard_time
+from streaming.readout import gap_until_ms
+from streaming.schedule import reachable, shard_time
 from streaming.settings import Clock, Settings
 from streaming.sweep import Sweep
 from streaming.transport import Outgoing
@@ -113,8 +113,7 @@ class ForecastEngine:
         if now - self._slow_read_at < SLOW_READ_S:
             return
         self._sources = sorted(await self._store.sources())
-        gaps = await self._store.gaps()
-        self._nowcasts.gap_until_ms = max((gap["watermark_ms"] + self._settings.step_retention_ms for gap in gaps), default=NO_WATERMARK)
+        self._nowcasts.gap_until_ms = gap_until_ms(await self._store.gaps(), self._settings.step_retention_ms)
         self._slow_read_at = now
 
     async def _retarget(self, shard: OwnedShard, view: ShardView) -> bool:
@@ -130,10 +129,7 @@ class ForecastEngine:
         if shard.pending or shard.time.watermark_ms == NO_WATERMARK or view.closed_step is None:
             return False
         reached = shard.time.watermark_ms // self._settings.tile_ms
-        # An ancient event, which no product lives through (`Sweep.gather`), does not make the shard crawl from there in portions.
-        closed = max(view.closed_step, reached // self._per_step - 1 - self._store.keep_steps)
-        furthest = calibration.known_through(closed, self._settings.step_ms)
-        target = min(reached, (furthest + 1) * self._per_step)
+        closed, target = reachable(reached, view.closed_step, self._per_step, self._settings.step_ms, self._store.keep_steps)
         if target <= shard.target:
             return False
         a_day_closed = await self._calibrations.load(view.shard, shard, closed)

@@ -1,7 +1,6 @@
 """All that is stored of all products as one Parquet file: closed steps, and tiles of what is not closed yet."""
 
 import asyncio
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +13,11 @@ from feature_store.measures import MEASURES, N_MEASURES, natural
 from feature_store.store import FeatureStore
 from feature_store.tiles import Grid
 from feature_store.windows import NOTHING_ROLLED, Rows, Sums
-from streaming.errors import UserError
+from streaming.parquet import Groups, metadata, replacing
 from streaming.settings import Settings
 
 # Read at once: a product that is never silent has 500 tiles and steps of 30 bytes, so that Redis is held up for about 10 ms.
 CHUNK_PRODUCTS: Final = 128
-# What readers skip by: large enough to compress, small enough to hold (15 MB).
-ROW_GROUP: Final = 131_072
 
 Ints = npt.NDArray[np.int64]
 Progress = Callable[[float], object]  # told which share of the shards is done
@@ -95,45 +92,28 @@ async def export_features(store: FeatureStore, settings: Settings, path: Path, p
     Rows come by shard, in it by product, then by time. Each product is seen at one moment; products that are counted meanwhile, at different ones.
     A file that could not be finished never appears. Raises UserError where it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        exported = await _write(store, settings, path, partial, progress)
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return exported
+    with replacing(path) as partial:
+        return await _write(store, settings, path, partial, progress)
 
 
 async def _write(store: FeatureStore, settings: Settings, path: Path, partial: Path, progress: Progress) -> Exported:
     import pyarrow.parquet as pq
 
     schema = _schema(settings)
-    grid, exported, waiting, rows = Grid(settings.tile_ms, settings.step_ms), Exported(path), [], 0
+    grid, exported = Grid(settings.tile_ms, settings.step_ms), Exported(path)
     with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        groups = Groups(writer)
         for shard in range(settings.shards):
             names = [name for name, _ in await store.live(shard)]
             for first in range(0, len(names), CHUNK_PRODUCTS):
                 chunk = names[first : first + CHUNK_PRODUCTS]
                 known = Intervals.of(await store.history([(shard, name) for name in chunk]), grid)
                 exported.count(known)
-                waiting.append(_table(chunk, known, schema))
-                rows += len(known)
-                if rows >= ROW_GROUP:
-                    await asyncio.to_thread(_write_group, writer, waiting)
-                    waiting, rows = [], 0
+                await asyncio.to_thread(groups.add, _table(chunk, known, schema))
                 progress((shard + first / len(names)) / settings.shards)
-        if rows:
-            await asyncio.to_thread(_write_group, writer, waiting)
+        await asyncio.to_thread(groups.flush)
     progress(1.0)
     return exported
-
-
-def _write_group(writer: Any, tables: list[Any]) -> None:
-    import pyarrow as pa
-
-    writer.write_table(pa.concat_tables(tables), row_group_size=2 * ROW_GROUP)
 
 
 def _table(products: Sequence[str], known: Intervals, schema: Any) -> Any:
@@ -150,15 +130,7 @@ def _table(products: Sequence[str], known: Intervals, schema: Any) -> Any:
 
 
 def _schema(settings: Settings) -> Any:
-    """The settings travel with the file: what a step and a tile are, and whose day begins when."""
     import pyarrow as pa
 
-    said = {
-        "trendcast.namespace": settings.namespace,
-        "trendcast.step_ms": str(settings.step_ms),
-        "trendcast.tile_ms": str(settings.tile_ms),
-        "trendcast.timezone": settings.timezone,
-        "trendcast.currency": settings.currency or "",
-    }
     columns = [("product_id", pa.string()), ("start_ms", pa.int64()), ("end_ms", pa.int64()), ("closed", pa.bool_())]
-    return pa.schema([*columns, *((measure, pa.float64()) for measure in MEASURES)], metadata=said)
+    return pa.schema([*columns, *((measure, pa.float64()) for measure in MEASURES)], metadata=metadata(settings))

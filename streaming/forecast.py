@@ -10,12 +10,11 @@ from faust.types import TP
 
 from feature_store.calls import OwnerLost, ShardRolledBack
 from feature_store.store import FeatureStore
-from models.artefact import UnusableArtefact
 from models.forecaster import Forecaster
 from streaming import metrics
 from streaming.engine import ForecastEngine
-from streaming.errors import UserError
 from streaming.health import ASSIGNMENT, MODEL, STORE, Health
+from streaming.serving import load_model
 from streaming.settings import Settings
 from streaming.transport import BatchApp
 
@@ -142,14 +141,6 @@ class ForecastWorker:
 
 
 def _load(settings: Settings) -> Forecaster:
-    try:
-        model = Forecaster.load(settings.model_dir, settings.timezone)
-    except UnusableArtefact as error:
-        raise UserError(str(error)) from error
-    if model.spec.step_ms != settings.step_ms:
-        raise UserError(
-            f"the model in {settings.model_dir} forecasts steps of {model.spec.step_ms} ms, TRENDCAST_STEP_MS says {settings.step_ms}: "
-            "serve a model that was trained for these steps, or change the setting"
-        )
+    model = load_model(settings)
     model.warm_up()
     return model

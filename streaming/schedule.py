@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from feature_store.calls import NO_WATERMARK
+from models import calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +32,18 @@ def shard_time(sources: Iterable[str], watermarks: Mapping[str, int], idle: Mapp
         return ShardTime(NO_WATERMARK, late_source=False)
     in_time = reached if lagging_ms is None else [at for at in reached if at >= max(reached) - lagging_ms]
     return ShardTime(min(in_time), late_source=len(in_time) < len(reached))
+
+
+def reachable(reached: int, closed_step: int, tiles_per_step: int, step_ms: int, keep_steps: int) -> tuple[int, int]:
+    """The step that a shard counts as closed, and the tile before which its products may be judged now; `reached`: the tile of its watermark.
+
+    Steps whose factors rest on what is not closed yet have to wait, else factors would depend on which product came first. An ancient event, which no
+    product lives through (`readout.gather`), does not make the shard crawl from there in portions.
+
+    >>> reachable(30 * 12, closed_step=28, tiles_per_step=12, step_ms=3_600_000, keep_steps=192)
+    (28, 360)
+    >>> reachable(300 * 12, closed_step=47, tiles_per_step=12, step_ms=3_600_000, keep_steps=192)
+    (107, 1728)
+    """
+    closed = max(closed_step, reached // tiles_per_step - 1 - keep_steps)
+    return closed, min(reached, (calibration.known_through(closed, step_ms) + 1) * tiles_per_step)

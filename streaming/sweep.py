@@ -6,9 +6,9 @@ What is decided is pure (`models.timeline`); this gathers from the store, commit
 import heapq
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from streaming.clock import ShopClock
 from streaming.failpoints import failpoint
 from streaming.outbox import Outbox
 from streaming.ownership import Owned, OwnedShard, Ownership, Product
+from streaming.readout import Compute, gather
 from streaming.settings import Settings
 
 # A sweep yields to changed products at least this often; a chunk is about as long.
@@ -37,7 +38,6 @@ STEPS_AT_ONCE: Final = 12
 UNKNOWN: Final = -1  # the tile that a product stands at, before its records were read
 
 Moved = tuple[Reason | None, Transitions]  # why alerts ended, where their own evidence did not end them
-Compute = Callable[[Callable[[], Any]], Awaitable[Any]]  # runs a decision in the model's thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +80,9 @@ class Sweep:
     async def gather(self, owned: Owned, products: Sequence[Product]) -> Gathered:
         """What is stored of these products. Raises ShardRolledBack where that is less than what was counted when the shards were looked at."""
         started = time.perf_counter()
-        stored = await self._store.records(products, known={shard: owned[shard].sequence for shard, _ in products})
-        first_tiles: list[int | None] = [None] * len(products)
-        unborn = self.codec.unborn(stored)
-        for i, tile in zip(unborn, await self._store.first_tiles([products[i] for i in unborn]), strict=True):
-            # An ancient event must not make its product live through decades of silent steps.
-            oldest = (owned[products[i][0]].last_step - self._store.keep_steps) * self._per_step
-            first_tiles[i] = oldest if tile is None else max(tile, oldest)
+        gathered = await gather(self._store, self.codec, owned, products)
         metrics.FORECAST_STORE_SECONDS.labels("gather").observe(time.perf_counter() - started)
-        return self.codec.read(stored, first_tiles)
+        return gathered
 
     async def run(self, owned: Owned) -> bool:
         """Advance products for one slice of time, those that are furthest behind first; returns whether some still wait."""

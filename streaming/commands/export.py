@@ -1,7 +1,9 @@
-"""`trendcast export features OUT.parquet`."""
+"""`trendcast export features OUT.parquet`, `trendcast export forecasts OUT.parquet`."""
 
 import asyncio
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +14,9 @@ from streaming.errors import UserError
 
 if TYPE_CHECKING:
     from streaming.export import Exported
+    from streaming.export_forecasts import ExportedForecasts
+
+Out = Annotated[Path, typer.Argument(metavar="OUT.parquet", help="File to write; one that is there is replaced.", dir_okay=False)]
 
 
 def register(app: typer.Typer) -> None:
@@ -23,11 +28,12 @@ def register(app: typer.Typer) -> None:
         pass
 
     group.command("features")(export_features)
+    group.command("forecasts")(export_forecasts)
     app.add_typer(group, name="export", rich_help_panel="Operators")
 
 
 def export_features(
-    out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="File to write; one that is there is replaced.", dir_okay=False)],
+    out: Out,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON: rows, and the totals of all measures.")] = False,
 ) -> None:
     """Write all products' closed steps, and the tiles of steps that are not closed yet, without overlap.
@@ -37,21 +43,14 @@ def export_features(
     at one moment.
     """
     settings = load_settings()
-    if not out.parent.is_dir():
-        raise UserError(f"there is no folder {out.parent}")
-    from rich.console import Console
-    from rich.progress import Progress
-
+    _need_folder(out)
     from streaming import export
     from streaming.operators import opened
 
-    console = Console(stderr=True)
-
     async def go() -> "Exported":
         async with opened(settings) as store:
-            with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
-                task = bars.add_task("exporting", total=1.0)
-                return await export.export_features(store, settings, out, lambda share: bars.update(task, completed=share))
+            with _progress() as update:
+                return await export.export_features(store, settings, out, update)
 
     exported = asyncio.run(go())
     if as_json:
@@ -60,3 +59,51 @@ def export_features(
         typer.echo(
             f"{exported.products} products: {exported.closed_steps} closed steps and {exported.open_tiles} open tiles written to {out}"
         )
+
+
+def export_forecasts(
+    out: Out,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON: products, rows, model, as-of.")] = False,
+) -> None:
+    """Write the forecasts of all products at this moment, as the forecast workers would publish them now. Nothing is changed.
+
+    Columns: product_id, interval (step or sum), start_ms, end_ms, mean, q05 … q95 (one a quantile level of the model), observed, kind, quality, trend,
+    trend_strength, revision_step, revision_sequence, as_of_ms, complete_through_ms. A row for each step of the horizon, then one for the sum of 7 and one
+    for that of 14 days. Workers may go on meanwhile; give it the TRENDCAST_MODEL_DIR that they have.
+    """
+    settings = load_settings()
+    _need_folder(out)
+    from streaming.operators import moment_text, opened
+
+    async def go() -> "ExportedForecasts":
+        async with opened(settings) as store:
+            from streaming import export_forecasts as exports  # TensorFlow's seconds come after the namespace was found
+            from streaming.serving import load_model
+
+            model = load_model(settings)
+            with _progress() as update:
+                return await exports.export_forecasts(store, settings, model, out, update)
+
+    exported = asyncio.run(go())
+    if as_json:
+        typer.echo(json.dumps(exported.summary(), ensure_ascii=False))
+    else:
+        left_out = f"; {exported.unusable} left out, for their numbers are not finite" if exported.unusable else ""
+        typer.echo(f"{exported.products} products' forecasts as of {moment_text(exported.as_of_ms)} written to {out}{left_out}")
+
+
+def _need_folder(out: Path) -> None:
+    if not out.parent.is_dir():
+        raise UserError(f"there is no folder {out.parent}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[float], object]]:
+    """A bar on stderr, where that is a terminal; yields what moves it to a share."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
+        task = bars.add_task("exporting", total=1.0)
+        yield lambda share: bars.update(task, completed=share)
