@@ -17,6 +17,7 @@ class Accuracy:
     outcomes: int
     demand: float  # units
     mwql: float  # see `models.metrics.mwql`
+    naive: float  # the same of the naive forecast (`features.seasonal_naive`)
     bias: float  # mean error relative to demand; negative: too low
     below: tuple[float, ...]  # (levels,) share of outcomes below the published quantile
     at_most: tuple[float, ...]  # (levels,) a level is met where it lies between the two
@@ -36,6 +37,7 @@ def _of_class(found: Outcomes, levels: Sequence[float]) -> Accuracy:
         outcomes=count,
         demand=demand / RESOLUTION,
         mwql=float(2 * found.published[0, scored].mean() / demand) if demand and scored else float("nan"),
+        naive=int(found.naive[0]) / demand if demand else float("nan"),
         bias=(mean - demand) / demand if demand else float("nan"),
         below=tuple((found.below[0] / count).tolist()),
         at_most=tuple((found.at_most[0] / count).tolist()),

@@ -18,7 +18,7 @@ at most a part of it per tile, and the alert ends when it is back at zero: as mu
 other kind does not accumulate. An alert is named by kind, product and the tile in which its walk left zero.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum, StrEnum
 from typing import Final
 
@@ -82,6 +82,10 @@ class Transitions:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def where(self, chosen: Bools) -> "Transitions":
+        """Those of `chosen`, (k,)."""
+        return Transitions(*(getattr(self, part.name)[chosen] for part in fields(self)))
 
 
 def fresh(n: int) -> Floats:

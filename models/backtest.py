@@ -12,7 +12,7 @@ from models.artefact import Artefact
 from models.bench import STREAM_PREFIX, BacktestForecasts, Bench, Progress, no_progress
 from models.calibration import Outcomes, Trials
 from models.dataset import UnusableData
-from models.features import F32, I64, scales
+from models.features import F32, I64, scales, seasonal_naive
 from models.forecaster import Forecaster
 from models.nowcast import Forecasts
 from models.seasons import DAY_MS
@@ -70,7 +70,12 @@ class _Shop:
         if column > self._first_trial:
             on_trial = self._trials.at(np.arange(alive))
             self._outcomes[self._day(column)] += calibration.outcomes(
-                on_trial, step, demand[:, 0], self._forecaster.levels, whole_units=self._forecaster.artefact.whole_units
+                on_trial,
+                step,
+                demand[:, 0],
+                seasonal_naive(self._forecaster.spec, self._features[:alive], step),
+                self._forecaster.levels,
+                whole_units=self._forecaster.artefact.whole_units,
             )
         self._forecaster.advance(self._features[:alive], self._state[:alive], demand, step, covariates=covariates, in_place=True)
         due = np.flatnonzero(step % self._forecaster.horizon == self._turn[:alive])

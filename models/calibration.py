@@ -10,7 +10,7 @@ Sums are integers: they do not depend on the order in which products close, and 
 rounded, so that it does not matter whether it was stored in between.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from zlib import crc32
@@ -24,6 +24,7 @@ from models.seasons import DAY_MS
 
 F16 = npt.NDArray[np.float16]
 F64 = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 # Candidates, from less than half to more than double, evenly spaced in logarithm; 1 is the middle one.
 FACTORS: Final = np.exp(np.linspace(-0.8, 0.8, 33)).astype(np.float32)
@@ -39,6 +40,8 @@ _HALF_TRUST: Final = 200.0
 RESOLUTION: Final = 1000
 CLASSES: Final = len(VOLUMES)
 NO_TRIAL: Final = int(np.iinfo(np.int64).min)
+# Columns of `Outcomes` before those by level.
+_HEAD: Final = 4
 # No forecast of a step means more units; sums of a day's losses stay exact.
 _LARGEST: Final = 1e9
 # Outcomes are compared with all candidates in blocks that stay in the processor's cache.
@@ -119,7 +122,7 @@ class Trials:
 class Outcomes:
     """Sums over outcomes, by volume class: all integers, so that `+` does not depend on order."""
 
-    sums: I64  # (classes, columns): count, demand, means; by level: published losses, below, at most; by level and factor: losses
+    sums: I64  # (classes, columns): count, demand, means, naive forecast's errors; by level: published losses, below, at most; by level and factor: losses
 
     @classmethod
     def none(cls, levels: int) -> Self:
@@ -159,6 +162,11 @@ class Outcomes:
         return self.sums[:, 2]
 
     @property
+    def naive(self) -> I64:
+        """(classes,) absolute errors of the naive forecast, in thousandths: its weighted quantile loss over levels around the median, too"""
+        return self.sums[:, 3]
+
+    @property
     def published(self) -> I64:
         """(classes, levels) pinball loss as published, in thousandths"""
         return self._of_levels(0)
@@ -176,14 +184,14 @@ class Outcomes:
     @property
     def losses(self) -> I64:
         """(classes, levels, factors) pinball loss of the model's quantile times each factor, in thousandths"""
-        return self.sums[:, 3 + 3 * self.levels :].reshape(-1, self.levels, len(FACTORS))
+        return self.sums[:, _HEAD + 3 * self.levels :].reshape(-1, self.levels, len(FACTORS))
 
     def _of_levels(self, place: int) -> I64:
-        return self.sums[:, 3 + place * self.levels : 3 + (place + 1) * self.levels]
+        return self.sums[:, _HEAD + place * self.levels : _HEAD + (place + 1) * self.levels]
 
 
 def _columns(levels: int) -> int:
-    return 3 + levels * (3 + len(FACTORS))
+    return _HEAD + levels * (3 + len(FACTORS))
 
 
 def no_trials(n: int, horizon: int, levels: int) -> Trials:
@@ -197,17 +205,19 @@ def on_trial(trials: Trials, step: I64) -> npt.NDArray[np.bool_]:
     return np.asarray((trials.step < step) & (step - trials.mean.shape[1] <= trials.step))
 
 
-def outcomes(trials: Trials, step: I64, demand: F32, levels: Sequence[float], *, whole_units: bool) -> Outcomes:
-    """Compare forecasts on trial with the demand of `step`, (n,) each; demand of NaN (a gap, or a step that the product is not at) judges nobody.
+def outcomes(trials: Trials, step: I64, demand: F32, naive: F32, levels: Sequence[float], *, whole_units: bool) -> Outcomes:
+    """Compare forecasts on trial, and naive ones, with the demand of `step`, (n,) each.
 
-    `whole_units`: see the artefact's.
+    Demand of NaN (a gap, or a step that the product is not at) judges nobody.
+
+    `naive`: see `features.seasonal_naive`. `whole_units`: see the artefact's.
     """
-    found = outcomes_by_pool(trials, step, demand, levels, np.zeros(len(step), np.int64), whole_units=whole_units)
+    found = outcomes_by_pool(trials, step, demand, naive, levels, np.zeros(len(step), np.int64), whole_units=whole_units)
     return found.get(0, Outcomes.none(len(levels)))
 
 
 def outcomes_by_pool(
-    trials: Trials, step: I64, demand: F32, levels: Sequence[float], pool: I64, *, whole_units: bool
+    trials: Trials, step: I64, demand: F32, naive: F32, levels: Sequence[float], pool: I64, *, whole_units: bool
 ) -> dict[int, Outcomes]:
     """The same apart for products of each `pool`, (n,) counted from 0; pools without an outcome are absent."""
     rows = np.flatnonzero(np.isfinite(demand) & on_trial(trials, step))
@@ -221,14 +231,15 @@ def outcomes_by_pool(
         some, at = rows[start : start + _BLOCK], place[start : start + _BLOCK]
         begins = np.flatnonzero(np.r_[True, at[1:] != at[:-1]])
         # Whole numbers below 2**53: their sums are exact in any order.
-        table[at[begins]] += np.add.reduceat(_compared(trials, some, step[some], demand[some], levels, whole_units), begins).astype(
-            np.int64
-        )
+        compared = _compared(trials, some, step[some], demand[some], naive[some], levels, whole_units)
+        table[at[begins]] += np.add.reduceat(compared, begins).astype(np.int64)
     by_pool = table.reshape(-1, CLASSES, table.shape[1])
     return {int(p): Outcomes(by_pool[p]) for p in np.unique(pool[rows])}
 
 
-def _compared(trials: Trials, rows: npt.NDArray[np.intp], step: I64, demand: F32, levels: Sequence[float], whole_units: bool) -> F64:
+def _compared(
+    trials: Trials, rows: npt.NDArray[np.intp], step: I64, demand: F32, naive: F32, levels: Sequence[float], whole_units: bool
+) -> F64:
     """What each outcome adds to the columns of `Outcomes`, (rows, columns) whole numbers."""
     n, k, level = len(rows), len(levels), np.asarray(levels)
     ahead, peak = step - trials.step[rows] - 1, trials.peak[rows].astype(np.float64)
@@ -236,11 +247,12 @@ def _compared(trials: Trials, rows: npt.NDArray[np.intp], step: I64, demand: F32
     model, published = quantiles / trials.factors[rows], np.rint(quantiles) if whole_units else quantiles
     values = np.empty((n, _columns(k)))
     values[:, 0], values[:, 1], values[:, 2] = 1, came * RESOLUTION, trials.mean[rows, ahead] * peak * RESOLUTION
-    values[:, 3 : 3 + k] = pinball(came[:, None], published, level) * RESOLUTION
-    values[:, 3 + k : 3 + 2 * k] = came[:, None] < published
-    values[:, 3 + 2 * k : 3 + 3 * k] = came[:, None] <= published
+    values[:, 3] = np.abs(came - naive) * RESOLUTION
+    values[:, _HEAD : _HEAD + k] = pinball(came[:, None], published, level) * RESOLUTION
+    values[:, _HEAD + k : _HEAD + 2 * k] = came[:, None] < published
+    values[:, _HEAD + 2 * k : _HEAD + 3 * k] = came[:, None] <= published
     losses = pinball(came[:, None, None], model[..., None] * FACTORS, level[:, None])
-    np.multiply(losses.reshape(n, -1), RESOLUTION, out=values[:, 3 + 3 * k :])
+    np.multiply(losses.reshape(n, -1), RESOLUTION, out=values[:, _HEAD + 3 * k :])
     return np.rint(values, out=values)
 
 
@@ -263,13 +275,23 @@ def factors_of(by_day: Mapping[int, Outcomes], day: int, levels: int) -> F32:
     return best_factors(summed(by_day, range(day - LAG_DAYS - MEMORY_DAYS + 1, day - LAG_DAYS + 1), levels))
 
 
+Hold = Callable[[Mapping[int, Outcomes], int], Bools]  # from outcomes by day and a day: classes whose alerts are held back on it
+
+
+def never(_: Mapping[int, Outcomes], __: int) -> Bools:
+    """No class's alerts are held back."""
+    return np.zeros(CLASSES, np.bool_)
+
+
 @dataclass(slots=True)
 class Memory:
-    """Outcomes of one pool by day, and the factors that follow from them, worked out once a day."""
+    """Outcomes of one pool by day, and the factors and holds that follow from them, worked out once a day."""
 
     levels: int
     by_day: Mapping[int, Outcomes]
+    hold: Hold = never
     _factors: dict[int, F32] = field(default_factory=dict)
+    _held: dict[int, Bools] = field(default_factory=dict)
 
     def factors(self, day: int) -> F32:
         """(classes, levels) of forecasts made on a day."""
@@ -278,22 +300,35 @@ class Memory:
             found = self._factors[day] = factors_of(self.by_day, day, self.levels)
         return found
 
+    def held(self, day: int) -> Bools:
+        """(classes,) whose alerts are held back on a day."""
+        found = self._held.get(day)
+        if found is None:
+            found = self._held[day] = self.hold(self.by_day, day)
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """Which products share their factors, when it is their turn, and the factors in force."""
+    """Which products share their factors, when it is their turn, and the factors and holds in force."""
 
     pool: I64  # (n,) counted from 0
     turn: I64  # (n,) see `turn`
     first_day: int
     factors: F32  # (pools, days, classes, levels)
+    held: Bools  # (pools, days, classes) alerts are held back
 
     @classmethod
     def of(cls, pool: I64, turn: I64, memories: Sequence[Memory], first_day: int, last_day: int) -> Self:
-        """With the factors of these days, both included."""
+        """With the factors and holds of these days, both included."""
         days = range(first_day, last_day + 1)
-        return cls(pool, turn, first_day, np.array([[memory.factors(day) for day in days] for memory in memories], np.float32))
+        factors = np.array([[memory.factors(day) for day in days] for memory in memories], np.float32)
+        return cls(pool, turn, first_day, factors, np.array([[memory.held(day) for day in days] for memory in memories]))
 
     def of_class(self, rows: npt.NDArray[np.intp], day: I64, group: I64) -> F32:
         """Factors of the products in `rows`, of these days and volume classes, (rows, levels)."""
         return self.factors[self.pool[rows], day - self.first_day, group]
+
+    def held_back(self, rows: npt.NDArray[np.intp], day: int, group: I64) -> Bools:
+        """Whether alerts of the products in `rows`, of these volume classes, are held back on a day, (rows,)."""
+        return np.asarray(self.held[self.pool[rows], day - self.first_day, group])

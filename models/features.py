@@ -258,6 +258,16 @@ def _scale(levels: F32) -> F32:
     return scale
 
 
+def seasonal_naive(spec: FeatureSpec, rows: F32, step: I64) -> F32:
+    """Demand of the step that lies the shortest season (a day of hours, a week of days, else a step) before `step`, (n,), which the rows have yet to consume.
+
+    0 where it is a gap, or before the product's time.
+    """
+    lag = min(spec.periods[0] if spec.periods else 1, spec.recent)
+    before = rows[np.arange(len(rows)), layout(spec).recent.start + (step - lag) % spec.recent]
+    return np.where(np.isfinite(before), before, np.float32(0))
+
+
 def scales(spec: FeatureSpec, rows: F32) -> F32:
     """A product's typical demand per step, (n,), by which the network's inputs and outputs are divided; always positive."""
     return _scale(_means(spec, rows[:, layout(spec).head].T.copy())[0])

@@ -101,6 +101,13 @@ class Forecaster:
             new_state[part] = self._advance(_padded(inputs[part], size), _padded(state[part], size))[: part.stop - part.start]
         return new_features, new_state
 
+    def seen(self, features: F32, step: I64) -> F32:
+        """What the network sees of rows that have consumed `step`, (n, inputs), in deviations from the training's mean; not cut off."""
+        inputs = rows.encoder_inputs(self.spec, features, step, self.artefact.profiles)
+        weights = self.artefact.weights
+        standardised: F32 = (inputs - weights["input.mean"]) / weights["input.deviation"]
+        return standardised
+
     def expect(self, features: F32, state: F32, step: I64) -> F32:
         """Mean demand of the step after `step`, (n,), by the mean head alone, bulk orders included: what alerts compare with. Far cheaper than `read_out`."""
         n = len(step)

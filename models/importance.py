@@ -4,7 +4,6 @@ A group is taken from another product at another time (in the encoder: along the
 another product and another step of the horizon), so that its values stay plausible and their connection is lost.
 """
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -13,45 +12,13 @@ from models import metrics
 from models.artefact import Artefact
 from models.bench import Bench, outcomes
 from models.dataset import Encoded, encode
-from models.features import F32, FeatureSpec
+from models.features import F32
+from models.input_groups import groups
 
 # Enough for two digits of the loss, few enough for seconds.
 _MOST_PRODUCTS: Final = 500
 # The LSTM begins afresh so many steps before the first cut-off: what is older reaches it through the slow averages.
 _MEMORY: Final = 224
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Columns of the encoder's and the decoder's inputs that tell the same."""
-
-    encoder: tuple[int, ...]
-    decoder: tuple[int, ...] = ()
-
-
-def groups(spec: FeatureSpec) -> dict[str, Group]:
-    """Every input in one group, by a name for readers; follows `features.encoder_inputs` and `targets.rows`."""
-    levels, profiles = len(spec.half_lives), 2 * len(spec.periods)
-    scale = 1 + levels
-    seasonal = scale + 3
-    streams = seasonal + profiles
-    flags = streams + 4 * len(spec.streams)
-    place = profiles + 3
-    found = {
-        "newest demand": Group((0, flags, flags + 1)),
-        "recent demand": Group(tuple(range(1, scale))),
-        "level of sales": Group((scale,)),
-        "silence and age": Group((scale + 1, scale + 2)),
-        "seasonal profile": Group(tuple(range(seasonal, streams)), tuple(range(profiles))),
-        **{_readable(name): Group(tuple(range(streams + 4 * i, streams + 4 * i + 4))) for i, name in enumerate(spec.streams)},
-        "calendar": Group(tuple(range(flags + 2, spec.n_encoder_inputs)), tuple(range(place, spec.n_decoder_inputs))),
-        "place in the horizon": Group((), tuple(range(profiles, place))),
-    }
-    return {name: group for name, group in found.items() if group.encoder or group.decoder}
-
-
-def _readable(stream: str) -> str:
-    return stream.removeprefix("hist_")
 
 
 def importance(bench: Bench, artefact: Artefact, rng: np.random.Generator) -> dict[str, float]:

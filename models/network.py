@@ -17,12 +17,11 @@ import keras
 from keras import ops
 
 from models.features import F32
+from models.weights import CLIP
 
 Tensor = Any  # of the backend
 Weights = Mapping[str, Tensor]
 
-# Inputs are clipped to this many standard deviations: a wild product must not saturate the LSTM for weeks.
-_CLIP: Final = 6.0
 _EPSILON: Final = 1e-5
 # Added to every mean, so that deviances and ratios stay finite.
 _LEAST_MEAN: Final = 1e-3
@@ -36,7 +35,7 @@ _SPREAD_POWER: Final = 0.7
 
 def normalised(weights: Weights, inputs: Tensor) -> Tensor:
     """Encoder inputs, (..., encoder_inputs), as the LSTM takes them."""
-    return ops.clip((inputs - weights["input.mean"]) / weights["input.deviation"], -_CLIP, _CLIP)
+    return ops.clip((inputs - weights["input.mean"]) / weights["input.deviation"], -CLIP, CLIP)
 
 
 def lstm_step(weights: Weights, inputs: Tensor, state: Tensor) -> Tensor:
@@ -99,7 +98,7 @@ def _with_normalised_covariates(weights: Weights, rows: Tensor) -> Tensor:
     n = weights["covariate.mean"].shape[0]
     if not n:
         return rows
-    covariates = ops.clip((rows[..., -n:] - weights["covariate.mean"]) / weights["covariate.deviation"], -_CLIP, _CLIP)
+    covariates = ops.clip((rows[..., -n:] - weights["covariate.mean"]) / weights["covariate.deviation"], -CLIP, CLIP)
     return ops.concatenate([rows[..., :-n], covariates], axis=-1)
 
 

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from feature_store.measures import MEASURES, NETTED_ORDERS, NETTED_UNITS, ORDERS, SCALES, UNITS, natural
 from models import alerts, calibration
 from models.alerts import AlertPolicy, Transitions
+from models.announcing import announce
 from models.calibration import Outcomes, Pools, Trials
-from models.features import F32, I64, FeatureSpec, scales
+from models.features import F32, I64, FeatureSpec, scales, seasonal_naive
 from models.nowcast import Forecasts
 
 F64 = npt.NDArray[np.float64]
@@ -23,7 +24,7 @@ Bools = npt.NDArray[np.bool_]
 DAY_MS: Final = 86_400_000
 
 # Columns of the scores record before the alerts' own.
-EXPECTED, PUBLISHED_STEP, PUBLISHED_SCALE, OWN_COLUMNS = range(4)
+EXPECTED, PUBLISHED_STEP, PUBLISHED_SCALE, SAID, OWN_COLUMNS = range(5)  # SAID: 1 while an alert is open that was announced
 SCORE_COLUMNS: Final = OWN_COLUMNS + alerts.SCORE_SIZE
 NEVER: Final = -1.0
 
@@ -70,7 +71,8 @@ class Advanced:
     """What came of the tiles given to `advance`."""
 
     timelines: Timelines
-    transitions: list[Transitions]  # in order of tiles
+    transitions: list[Transitions]  # to be said, in order of tiles
+    held: list[Transitions]  # the rest: below the floor
     publish: Bools  # (n,) whether a closed step asks for the forecast to be sent
     tried: Bools  # (n,) whether another forecast is on trial than before
     outcomes: dict[tuple[int, int], Outcomes]  # by pool and day
@@ -82,6 +84,7 @@ class Closed:
 
     step: int
     came: F32  # (n,) demand; NaN: the product did not close it now
+    naive: F32  # (n,) what the naive forecast said
     due: npt.NDArray[np.intp]  # (d,) rows
     features: F32  # (d, features) after the step
     state: F32  # (d, state)
@@ -119,12 +122,12 @@ def advance(timelines: Timelines, sums: F64, first: int, tiles_per_step: int, mo
     """Judge the tiles that were not judged yet, and consume each step as its last tile has been judged, each product from where it stands.
 
     `sums`: (n, tiles, N_MEASURES) integers of the tiles from `first` on, which must include, of each product, all tiles of the steps that it closes.
-    `pools` must hold the factors of the days of these steps.
+    `pools` must hold the days of these tiles.
     """
     step, judged, scores = timelines.step.copy(), timelines.tile.copy(), timelines.scores.copy()
     features, state, trials = timelines.features.copy(), timelines.state.copy(), timelines.trials.copy()
     publish = np.zeros(len(timelines), np.bool_)
-    transitions, closed = [], []
+    transitions, held, closed = [], [], []
     step_ms = model.spec.step_ms
     for tile in range(max(first, int(judged.min()) + 1), first + sums.shape[1]):
         due = np.flatnonzero(judged < tile)
@@ -135,7 +138,9 @@ def advance(timelines: Timelines, sums: F64, first: int, tiles_per_step: int, mo
             own, expected = scores[known, OWN_COLUMNS:], scores[known, EXPECTED] / tiles_per_step
             own, moved = alerts.judge(own, units, orders, expected, tile, policy, tile_ms=step_ms // tiles_per_step)
             scores[known, OWN_COLUMNS:] = own
-            transitions.append(replace(moved, rows=known[moved.rows]))
+            said, not_said = _announced(scores, replace(moved, rows=known[moved.rows]), features, tile // tiles_per_step, model, pools)
+            transitions.append(said)
+            held.append(not_said)
         if (tile + 1) % tiles_per_step:
             continue
         ended = tile // tiles_per_step
@@ -145,16 +150,16 @@ def advance(timelines: Timelines, sums: F64, first: int, tiles_per_step: int, mo
         of_step = sums[closing, ended * tiles_per_step - first : tile + 1 - first].sum(axis=1)
         step[closing] = steps = np.full(len(closing), ended, np.int64)
         sold = demand(model.spec, of_step)
+        came, naive = np.full((2, len(step)), np.nan, np.float32)
+        came[closing], naive[closing] = sold[:, 0], seasonal_naive(model.spec, features[closing], steps)
         rows, states = model.advance(features[closing], state[closing], sold, steps)
         features[closing], state[closing] = rows, states
-        came = np.full(len(step), np.nan, np.float32)
-        came[closing] = sold[:, 0]
         due = closing[ended % model.horizon == pools.turn[closing]]
-        closed.append(Closed(ended, came, due, features[due], state[due]))
+        closed.append(Closed(ended, came, naive, due, features[due], state[due]))
         publish[closing] |= _worth_publishing(scores, closing, scales(model.spec, rows), np.asarray(of_step.any(axis=1)), ended, step_ms)
         scores[closing, EXPECTED] = model.expect(rows, states, steps)
     tried, outcomes = _compare(trials, closed, model, pools)
-    return Advanced(Timelines(step, judged, features, state, scores, trials), transitions, publish, tried, outcomes)
+    return Advanced(Timelines(step, judged, features, state, scores, trials), transitions, held, publish, tried, outcomes)
 
 
 def _compare(trials: Trials, closed: Sequence[Closed], model: Model, pools: Pools) -> tuple[Bools, dict[tuple[int, int], Outcomes]]:
@@ -172,12 +177,20 @@ def _compare(trials: Trials, closed: Sequence[Closed], model: Model, pools: Pool
     fresh = _on_trial(model, pools, due, features, state, after)
     for each in closed:
         day, steps = calibration.day_of(each.step, model.spec.step_ms), np.full(len(tried), each.step, np.int64)
-        found = calibration.outcomes_by_pool(trials, steps, each.came, model.levels, pools.pool, whole_units=model.whole_units)
+        found = calibration.outcomes_by_pool(trials, steps, each.came, each.naive, model.levels, pools.pool, whole_units=model.whole_units)
         for pool, sums in found.items():
             outcomes[pool, day] = outcomes[pool, day] + sums if (pool, day) in outcomes else sums
         trials.put(each.due, fresh.at(np.flatnonzero(after == each.step)))
     tried[due] = True
     return tried, outcomes
+
+
+def _announced(scores: F64, moved: Transitions, features: F32, step: int, model: Model, pools: Pools) -> tuple[Transitions, Transitions]:
+    """What of the transitions in a tile of `step`, which no product has consumed yet, is said, and what is held back."""
+    if not len(moved):
+        return moved, moved
+    group = calibration.volume_class(scales(model.spec, features[moved.rows]), model.volume_limits)
+    return announce(scores, SAID, moved, pools.held_back(moved.rows, calibration.day_of(step, model.spec.step_ms), group))
 
 
 def calibrated(model: Model, pools: Pools, rows: npt.NDArray[np.intp], features: F32, step: I64) -> tuple[I64, F32]:

@@ -1,10 +1,14 @@
 """Names, shapes and initial values of the network's weights; NumPy only, so that an artefact is checked without a backend."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from models.features import F32
+
+# Inputs are clipped to this many standard deviations: a wild product must not saturate the LSTM for weeks.
+CLIP: Final = 6.0
 
 
 @dataclass(frozen=True, slots=True)

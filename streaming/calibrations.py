@@ -1,17 +1,20 @@
 """What came of the forecasts of owned shards: read when a day has closed, handed to the model as factors, told to people as scores."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
+import structlog
 
 from feature_store.calls import DaySums
 from feature_store.store import FeatureStore
-from models import calibration
-from models.accuracy import Accuracy, accuracy
-from models.calibration import LAG_DAYS, MEMORY_DAYS, Memory, Outcomes, Pools
+from models import calibration, drift, floor
+from models.accuracy import ALL, Accuracy, accuracy
+from models.calibration import LAG_DAYS, MEMORY_DAYS, Bools, Memory, Outcomes, Pools
 from models.forecaster import Forecaster
+from models.metrics import VOLUMES
 from streaming import metrics
 from streaming.contracts import ForecastScores, ModelName, VolumeScores
 from streaming.ownership import Owned, OwnedShard, Product
@@ -19,6 +22,8 @@ from streaming.settings import DAY_MS, Settings
 
 # A whole week: no weekday hides in it, and a change shows within days.
 SCORED_DAYS: Final = 7
+
+log = structlog.stdlib.get_logger("trendcast")
 
 
 class Calibrations:
@@ -31,7 +36,13 @@ class Calibrations:
 
     def memory(self) -> Memory:
         """Of a shard that nothing is known of yet."""
-        return Memory(len(self._model.levels), {})
+        return self._memory({})
+
+    def _memory(self, by_day: dict[int, Outcomes]) -> Memory:
+        return Memory(len(self._model.levels), by_day, self._held)
+
+    def _held(self, by_day: Mapping[int, Outcomes], day: int) -> Bools:
+        return floor.held(by_day, day, self._model.levels, self._settings.alerts_floor)
 
     async def load(self, number: int, shard: OwnedShard, closed_step: int) -> bool:
         """Read what factors rest on, where a day has closed since it was read; returns whether it has.
@@ -41,7 +52,7 @@ class Calibrations:
         day = self._day(closed_step + 1)
         if day == shard.known_day:
             return False
-        shard.memory, shard.known_day = Memory(len(self._model.levels), await self._read(number)), day
+        shard.memory, shard.known_day = self._memory(await self._read(number)), day
         return True
 
     def pools(self, owned: Owned, products: Sequence[Product], first_step: int, last_step: int) -> Pools:
@@ -62,33 +73,57 @@ class Calibrations:
         if not ended:
             return []
         by_day = await self._read(number)
-        return [self._scores(number, day, by_day[day]) for day in ended if day in by_day]
+        for day in ended:
+            self._tell(number, day, by_day)
+        return [self._scores(number, day, by_day) for day in ended if day in by_day]
 
     def observe(self, shards: Iterable[OwnedShard]) -> None:
         """Tell the metrics how good the forecasts of the last full days were."""
         k = len(self._model.levels)
         found = Outcomes.none(k)
+        drifting: Counter[tuple[str, str]] = Counter()
+        held = np.zeros(len(VOLUMES), np.int64)
         for shard in shards:
             if shard.known_day is not None:
                 found += calibration.summed(shard.memory.by_day, range(shard.known_day - SCORED_DAYS, shard.known_day), k)
+                off = drift.drifting(shard.memory.by_day, shard.known_day - 1, self._model.levels)
+                drifting.update((volume, measure) for volume, measures in off.items() for measure in measures)
+                held += shard.memory.held(shard.known_day)
         metrics.show_accuracy(accuracy(found, self._model.levels), self._model.levels)
+        metrics.show_drift(drifting, dict(zip(VOLUMES, held.tolist(), strict=True)))
+
+    def _tell(self, number: int, day: int, by_day: Mapping[int, Outcomes]) -> None:
+        """Log what begins and ends with the end of a day."""
+        before, after = (drift.drifting(by_day, at, self._model.levels) for at in (day - 1, day))
+        held_before, held_after = self._held(by_day, day), self._held(by_day, day + 1)
+        for i, volume in enumerate((*VOLUMES, ALL)):
+            for measure in sorted({*before.get(volume, ())} ^ {*after.get(volume, ())}):
+                event = "drift.begins" if measure in after.get(volume, ()) else "drift.ends"
+                log.warning(event, shard=number, volume=volume, measure=measure, day=day_text(day))
+            if volume != ALL and held_before[i] != held_after[i]:
+                event = "alerts.held_back" if held_after[i] else "alerts.held_back_no_more"
+                log.warning(event, shard=number, volume=volume, from_day=day_text(day + 1), floor=self._settings.alerts_floor)
 
     async def _read(self, number: int) -> dict[int, Outcomes]:
         stored = await self._store.day_sums(number, self._owner)
-        return {day: Outcomes.from_list(numbers) for day, numbers in stored.items()}
+        columns = Outcomes.none(len(self._model.levels)).sums.size
+        return {day: Outcomes.from_list(numbers) for day, numbers in stored.items() if len(numbers) == columns}  # not an older program's
 
     def _day(self, step: int) -> int:
         return calibration.day_of(step, self._settings.step_ms)
 
-    def _scores(self, number: int, day: int, found: Outcomes) -> ForecastScores:
-        by_volume = accuracy(found, self._model.levels)
+    def _scores(self, number: int, day: int, by_day: Mapping[int, Outcomes]) -> ForecastScores:
+        by_volume = accuracy(by_day[day], self._model.levels)
+        off = drift.drifting(by_day, day, self._model.levels)
+        each = self._held(by_day, day + 1)
+        held = {**dict(zip(VOLUMES, each.tolist(), strict=True)), ALL: bool(each.any())}
         return ForecastScores(
             shard=number,
             start=day * DAY_MS,
             end=(day + 1) * DAY_MS,
             model=self._name,
             levels=list(self._model.levels),
-            volumes=[_volume_scores(name, scores) for name, scores in by_volume.items()],
+            volumes=[_volume_scores(name, scores, off.get(name, ()), held=held[name]) for name, scores in by_volume.items()],
         )
 
 
@@ -97,7 +132,16 @@ def pool_numbers(products: Sequence[Product]) -> list[int]:
     return sorted({number for number, _ in products})
 
 
-def _volume_scores(name: str, scores: Accuracy) -> VolumeScores:
+def day_text(day: int) -> str:
+    """A UTC day for people.
+
+    >>> day_text(20_458)
+    '2026-01-05'
+    """
+    return str(np.datetime64(day, "D"))
+
+
+def _volume_scores(name: str, scores: Accuracy, off: Sequence[str], *, held: bool) -> VolumeScores:
     return VolumeScores(
         volume=name,  # type: ignore[arg-type]  # VOLUMES and ALL are its literals
         outcomes=scores.outcomes,
@@ -106,6 +150,9 @@ def _volume_scores(name: str, scores: Accuracy) -> VolumeScores:
         bias=_known(scores.bias),
         below=list(scores.below),
         at_most=list(scores.at_most),
+        naive_mwql=_known(scores.naive),
+        drift=list(off),  # type: ignore[arg-type]  # of drift.MEASURES
+        alerts_held=held,
     )
 
 

@@ -68,6 +68,7 @@ Direction = Literal["rising", "flat", "falling"]
 AlertStatus = Literal["firing", "resolved"]
 AlertKind = Literal["spike", "drop"]
 Volume = Literal["slow", "medium", "fast", "all"]
+Drifted = Literal["loss", "bias", "coverage"]
 Severity = Literal["warning", "critical"]
 ResolveReason = Literal["recovered", "silence", "evicted", "model_changed"]
 
@@ -289,6 +290,11 @@ class VolumeScores(Struct, frozen=True, kw_only=True):
     bias: float | None  # mean error relative to demand, negative: too low; null: nothing was sold
     below: list[float]  # by level: share of outcomes below the quantile
     at_most: list[float]  # by level: share at or below it; a level is met where it lies between the two
+    naive_mwql: float | None = None  # the same of the naive forecast: what was sold a day (of daily steps: a week) before
+    drift: list[Drifted] = []  # what has left its usual course of the last four weeks by the end of the day
+    alerts_held: bool = (
+        False  # no alert begins on the day after this one: forecasts lost too much against the naive one; all: in some class
+    )
 
 
 class ForecastScores(Struct, frozen=True, kw_only=True):

@@ -184,7 +184,9 @@ class _Snapshot:
         while len(behind := np.flatnonzero(lines.step < last)):
             step, features, state = lines.step.copy(), lines.features.copy(), lines.state.copy()
             step[behind] += 1
-            sums = await self._reader.step_sums([products[i] for i in behind], [gathered.running[i] for i in behind], step[behind])
+            sums = await self._reader.step_sums(
+                [products[i] for i in behind.tolist()], [gathered.running[i] for i in behind.tolist()], step[behind]
+            )
             demand = timeline.demand(self.model.spec, sums)
             features[behind], state[behind] = self.model.advance(features[behind], state[behind], demand, step[behind])
             lines = replace(lines, step=step, features=features, state=state)

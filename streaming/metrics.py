@@ -7,7 +7,7 @@ the start with the value 0, so that `rate()` sees the first event too. `docs/met
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
@@ -15,7 +15,11 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from models.accuracy import Accuracy
 from models.calibration import Outcomes
+from models.drift import CLASSES, MEASURES
 from models.metrics import VOLUMES
+
+if TYPE_CHECKING:
+    from models.input_shift import Shift
 
 # Not the library's global registry: nothing that some dependency registers there leaves with ours.
 REGISTRY: Final = CollectorRegistry()
@@ -203,6 +207,12 @@ FORECAST_ALERTS: Final = _counter(
     ("kind", "status"),
     [(kind, status) for kind in ALERT_KINDS for status in ALERT_STATUSES],
 )
+FORECAST_ALERTS_HELD: Final = _counter(
+    "trendcast_forecast_alerts_held_total",
+    "Alerts that began but were not announced, because their shard's volume class was below the floor (TRENDCAST_ALERTS_FLOOR).",
+    ("kind",),
+    _each(ALERT_KINDS),
+)
 FORECAST_OUTBOX: Final = _gauge("trendcast_forecast_outbox_messages", "Messages committed and not yet confirmed by the broker.")
 FORECAST_SCORES: Final = _counter("trendcast_forecast_scores_published_total", "Days' scores confirmed by the broker, one a shard.")
 # --- forecast: what came of it, by volume class (typical demand per step: slow, medium, fast; all of them together) ---
@@ -215,6 +225,11 @@ FORECAST_OUTCOMES: Final = _counter(
 FORECAST_MWQL: Final = _gauge(
     "trendcast_forecast_quantile_loss_ratio",
     "MWQL, as published: weighted quantile loss, mean over the levels .1, .5 and .9; last seven full days of owned shards.",
+    ("volume",),
+)
+FORECAST_NAIVE: Final = _gauge(
+    "trendcast_forecast_naive_loss_ratio",
+    "MWQL of the naive forecast (as a day before) on the same steps; the model is worth what it lies below.",
     ("volume",),
 )
 FORECAST_BIAS: Final = _gauge(
@@ -231,6 +246,31 @@ FORECAST_AT_MOST: Final = _gauge(
     "trendcast_forecast_at_most_quantile_ratio",
     "Share of outcomes at or below it: a level is met where it lies between the two.",
     ("volume", "level"),
+)
+FORECAST_DRIFTING: Final = _gauge(
+    "trendcast_forecast_drifting_shards",
+    "Owned shards whose forecasts' loss, bias or coverage has left its usual course of four weeks, by volume class.",
+    ("volume", "measure"),
+    [(volume, measure) for volume in CLASSES for measure in MEASURES],
+)
+FORECAST_HELD: Final = _gauge(
+    "trendcast_forecast_held_shards",
+    "Owned shards in which no alert of a volume class begins, because its forecasts were below the floor for a week.",
+    ("volume",),
+    _each(VOLUMES),
+)
+FORECAST_INPUT_SHIFT: Final = _gauge(
+    "trendcast_forecast_input_shift_ratio",
+    "Mean of the network's inputs in the training's standard deviations, 0 at home: the furthest of each group; last full day that this process saw.",
+    ("group",),
+)
+FORECAST_INPUT_SPREAD: Final = _gauge(
+    "trendcast_forecast_input_spread_ratio",
+    "Spread of the inputs relative to the training's, 1 at home: the furthest of each group.",
+    ("group",),
+)
+FORECAST_INPUT_CLIPPED: Final = _gauge(
+    "trendcast_forecast_input_clipped_ratio", "Share of the inputs that the network sees cut off: the most of each group.", ("group",)
 )
 # --- forecast: what waits, what is held ---
 FORECAST_DIRTY: Final = _gauge(
@@ -285,15 +325,35 @@ def count_outcomes(found: Iterable[Outcomes]) -> None:
 
 def show_accuracy(by_volume: Mapping[str, Accuracy], levels: Sequence[float]) -> None:
     """What is known now; series of what is not known any more end."""
-    for gauge in (FORECAST_MWQL, FORECAST_BIAS, FORECAST_BELOW, FORECAST_AT_MOST):
+    for gauge in (FORECAST_MWQL, FORECAST_NAIVE, FORECAST_BIAS, FORECAST_BELOW, FORECAST_AT_MOST):
         gauge.clear()
     for volume, accuracy in by_volume.items():
         if accuracy.demand:
             FORECAST_MWQL.labels(volume).set(accuracy.mwql)
+            FORECAST_NAIVE.labels(volume).set(accuracy.naive)
             FORECAST_BIAS.labels(volume).set(accuracy.bias)
         for level, below, at_most in zip(levels, accuracy.below, accuracy.at_most, strict=True):
             FORECAST_BELOW.labels(volume, level).set(below)
             FORECAST_AT_MOST.labels(volume, level).set(at_most)
+
+
+def show_drift(drifting: Mapping[tuple[str, str], int], held: Mapping[str, int]) -> None:
+    """Numbers of owned shards: by volume and measure those that drift, by volume those whose alerts are held back."""
+    for volume in CLASSES:
+        for measure in MEASURES:
+            FORECAST_DRIFTING.labels(volume, measure).set(drifting.get((volume, measure), 0))
+    for volume, shards in held.items():
+        FORECAST_HELD.labels(volume).set(shards)
+
+
+def show_inputs(by_group: Mapping[str, "Shift"]) -> None:
+    """How far the network's inputs have moved."""
+    for gauge in (FORECAST_INPUT_SHIFT, FORECAST_INPUT_SPREAD, FORECAST_INPUT_CLIPPED):
+        gauge.clear()
+    for group, shift in by_group.items():
+        FORECAST_INPUT_SHIFT.labels(group).set(shift.mean)
+        FORECAST_INPUT_SPREAD.labels(group).set(shift.spread)
+        FORECAST_INPUT_CLIPPED.labels(group).set(shift.clipped)
 
 
 def render(accept: str = "") -> tuple[bytes, str]:

@@ -80,6 +80,13 @@ class Settings(BaseSettings):
         description="MLflow store of trainings, backtests and registered models; else MLFLOW_TRACKING_URI, "
         "else sqlite in .trendcast/mlruns; off: none",
     )
+    alerts_floor: float = Field(
+        1.0,
+        ge=0,
+        le=100,
+        description="no alert begins of a shard's volume class whose forecasts lost more, over a week, than so many times what the naive forecast "
+        "(as a day before) lost; 0: alerts are never held back",
+    )
     publish: bool = Field(True, description="off: compute and commit, but send no forecast and no alert (a namespace that catches up)")
     nowcast_limit: int = Field(1024, ge=1, le=65536, description="changed products served in one cycle")
     sweep_chunk: int = Field(1024, ge=1, le=65536, description="products advanced between two looks at the changed ones")

@@ -15,21 +15,24 @@ import numpy.typing as npt
 
 from feature_store.calls import Stale
 from feature_store.store import FeatureStore
-from models import alerts, timeline
+from models import alerts, calibration, timeline
 from models.alert_messages import messages as alert_messages
-from models.alerts import AlertPolicy, Reason, Transitions
+from models.alerts import Action, AlertPolicy, Kind, Reason, Transitions
+from models.announcing import announce
 from models.calibration import Outcomes, Pools
 from models.forecaster import Forecaster
+from models.input_shift import InputSums
 from models.records import Codec, Gathered
-from models.timeline import OWN_COLUMNS, Advanced
+from models.timeline import OWN_COLUMNS, SAID, Advanced
 from streaming import metrics
 from streaming.calibrations import Calibrations, pool_numbers
 from streaming.clock import ShopClock
 from streaming.failpoints import failpoint
+from streaming.input_watch import InputWatch
 from streaming.outbox import Outbox
 from streaming.ownership import Owned, OwnedShard, Ownership, Product
 from streaming.readout import Compute, gather
-from streaming.settings import Settings
+from streaming.settings import DAY_MS, Settings
 
 # A sweep yields to changed products at least this often; a chunk is about as long.
 SLICE_S: Final = 0.05
@@ -46,6 +49,7 @@ class Decided:
 
     advanced: Advanced
     moved: list[Moved]
+    seen: dict[int, InputSums]  # of the network's inputs, by day
 
 
 class Sweep:
@@ -65,6 +69,7 @@ class Sweep:
         self._settings, self._store, self._model, self._ownership = settings, store, model, ownership
         self._outbox, self._calibrations, self._compute, self._policy = outbox, calibrations, compute, policy
         self._clock = ShopClock.of(settings)
+        self._inputs = InputWatch(model.spec)
         self._per_step = settings.step_ms // settings.tile_ms
         self.codec = Codec.of(model.spec, model.state_size, model.version, self._per_step, model.horizon, len(model.levels))
 
@@ -118,6 +123,10 @@ class Sweep:
         await self._store.close_step(number, token, step, shard.time.watermark_ms, entries, known=shard.sequence)
         self._ownership.prove()
         metrics.FORECAST_STEPS_CLOSED.inc(step - shard.closed_step)
+        if (day := calibration.day_of(step + 1, self._settings.step_ms)) != calibration.day_of(
+            shard.closed_step + 1, self._settings.step_ms
+        ):
+            self._inputs.day_ended(day - 1)
         shard.closed_step = step
         failpoint("forecast.step_closed")
         await self._outbox.send(number, token, entries)
@@ -140,10 +149,11 @@ class Sweep:
             first = int(np.where(closes, (lines.step[rows] + 1) * per_step, lines.tile[rows] + 1).min())
             some, before = [products[i] for i in members], gathered.at(rows)
             sums = await self._store.tiles(some, first, target - first)
-            pools = self._calibrations.pools(owned, some, int(before.lines.step.min()) + 1, target // per_step - 1)
+            pools = self._calibrations.pools(owned, some, int(before.lines.step.min()) + 1, (target - 1) // per_step)
             decided = await self._compute(lambda b=before, s=sums, f=first, p=pools: self._decide(b, s, f, p))  # type: ignore[misc]
             failpoint("forecast.decided")
             refused = await self._commit(owned, some, before, decided)
+            self._inputs.add(decided.seen, decided.advanced.timelines.step[decided.advanced.tried])
             unfinished += [(p, UNKNOWN if p in refused else target) for p in some if p in refused or owned[p[0]].target > target]
             if closes.any():
                 metrics.FORECAST_BATCH_PRODUCTS.labels(reason).observe(len(some))
@@ -159,10 +169,19 @@ class Sweep:
                 before.lines.scores[others, OWN_COLUMNS:], Reason.MODEL_CHANGED, self._policy, tile_ms=self._settings.tile_ms
             )
             before.lines.scores[others, OWN_COLUMNS:] = own
-            moved.append((Reason.MODEL_CHANGED, _renumbered(ended, others)))
+            moved.append((Reason.MODEL_CHANGED, _said(before.lines.scores, _renumbered(ended, others))))
         advanced = timeline.advance(before.lines, sums, first, self._per_step, self._model, self._policy, pools)
         moved += [(None, transitions) for transitions in advanced.transitions]
-        return Decided(advanced, moved)
+        return Decided(advanced, moved, self._seen(advanced))
+
+    def _seen(self, advanced: Advanced) -> dict[int, InputSums]:
+        """What the network has just seen of the products whose turn it was."""
+        tried = np.flatnonzero(advanced.tried)
+        if not len(tried):
+            return {}
+        step = advanced.timelines.step[tried]
+        seen, day = self._model.seen(advanced.timelines.features[tried], step), step * self._settings.step_ms // DAY_MS
+        return {int(each): InputSums.of(seen[day == each]) for each in np.unique(day)}
 
     async def _commit(self, owned: Owned, products: Sequence[Product], before: Gathered, decided: Decided) -> set[Product]:
         """Store what was decided, with its alerts, and send those; returns products whose records had changed meanwhile."""
@@ -191,6 +210,11 @@ class Sweep:
             metrics.count_outcomes(outcomes[shard].values())
             await self._outbox.send(shard, token, entries[shard])
         metrics.FORECAST_STORE_SECONDS.labels("commit").observe(time.perf_counter() - started)
+        for held in decided.advanced.held:
+            new = held.action == Action.FIRE
+            for row, spike in zip(held.rows[new].tolist(), held.spike[new].tolist(), strict=True):
+                if products[row] not in refused:
+                    metrics.FORECAST_ALERTS_HELD.labels(Kind.SPIKE if spike else Kind.DROP).inc()
         return refused
 
     def _entries(self, products: Sequence[Product], moved: Sequence[Moved]) -> defaultdict[int, dict[str, bytes]]:
@@ -219,6 +243,7 @@ class Sweep:
             await self.advance({number: last}, [product], gathered, metrics.CATCH_UP)
             gathered = await self.gather({number: last}, [product])
         _, ended = alerts.close_all(gathered.lines.scores[:, OWN_COLUMNS:], Reason.EVICTED, self._policy, tile_ms=self._settings.tile_ms)
+        ended = _said(gathered.lines.scores, ended)
         entries = self._entries([product], [(Reason.EVICTED, ended)])[number] | self._outbox.tombstone(name, int(gathered.lines.tile[0]))
         if await self._store.evict(number, self._ownership.token, name, heard_ms, entries):
             failpoint("forecast.evicted")
@@ -229,3 +254,8 @@ class Sweep:
 def _renumbered(transitions: Transitions, rows: npt.NDArray[np.intp]) -> Transitions:
     """Transitions of some rows of a batch, numbered as in the whole batch."""
     return replace(transitions, rows=rows[transitions.rows])
+
+
+def _said(scores: npt.NDArray[np.float64], ended: Transitions) -> Transitions:
+    """Those of alerts that were announced; `ended` number the rows of `scores`, (n, SCORE_COLUMNS)."""
+    return announce(scores, SAID, ended, np.ones(len(ended), np.bool_))[0]

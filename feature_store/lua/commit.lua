@@ -76,7 +76,9 @@ for _, found in ipairs(call.sums) do
   local stored = redis.call('HGET', calibration, field)
   if stored then
     local before = cmsgpack.unpack(stored)
-    for i = 1, #sums do sums[i] = sums[i] + before[i] end
+    if #before == #sums then  -- else of a program that summed up other things
+      for i = 1, #sums do sums[i] = sums[i] + before[i] end
+    end
   else
     for _, known in ipairs(redis.call('HKEYS', calibration)) do
       if tonumber(known:match('-?%d+$')) < day - call.keep_days then redis.call('HDEL', calibration, known) end

@@ -16,6 +16,7 @@ from models.seasons import DAY_MS, HOUR_MS
 
 LEVELS = (0.1, 0.5, 0.9)
 HORIZON = 4
+NAIVE = np.zeros(6_000, np.float32)  # where nobody looks at it
 
 
 def some_trials(n: int, rng: np.random.Generator, wrong_by: float = 1.0) -> Trials:
@@ -35,10 +36,11 @@ def same(a: Outcomes, b: Outcomes) -> bool:
 def test_outcomes_do_not_depend_on_order_or_on_how_products_were_cut(seed: int, cut: int) -> None:
     rng = np.random.default_rng(seed)
     trials, demand, step = some_trials(40, rng, 1.3), rng.poisson(20, 40).astype(np.float32), rng.integers(1, HORIZON + 1, 40)
-    order = rng.permutation(40)
-    whole = calibration.outcomes(trials, step, demand, LEVELS, whole_units=True)
+    naive, order = rng.poisson(20, 40).astype(np.float32), rng.permutation(40)
+    whole = calibration.outcomes(trials, step, demand, naive, LEVELS, whole_units=True)
     parts = [
-        calibration.outcomes(trials.at(rows), step[rows], demand[rows], LEVELS, whole_units=True) for rows in (order[cut:], order[:cut])
+        calibration.outcomes(trials.at(rows), step[rows], demand[rows], naive[rows], LEVELS, whole_units=True)
+        for rows in (order[cut:], order[:cut])
     ]
     assert same(whole, parts[0] + parts[1])
     assert whole.count.sum() == 40
@@ -50,15 +52,17 @@ def test_only_steps_of_the_horizon_are_judged_and_gaps_judge_nobody() -> None:
     trials.step[4] = calibration.NO_TRIAL
     step = np.array([0, 1, HORIZON, HORIZON + 1, 2])
     assert calibration.on_trial(trials, step).tolist() == [False, True, True, False, False]
-    demand = np.array([1, np.nan, 3, 4, 5], np.float32)
-    assert calibration.outcomes(trials, step, demand, LEVELS, whole_units=True).count.sum() == 1
+    demand, naive = np.array([1, np.nan, 3, 4, 5], np.float32), np.zeros(5, np.float32)
+    assert calibration.outcomes(trials, step, demand, naive, LEVELS, whole_units=True).count.sum() == 1
 
 
 @pytest.mark.parametrize("wrong_by", [0.6, 1.0, 1.5])
 def test_factors_go_part_of_the_way_that_would_have_been_right(wrong_by: float) -> None:
     rng = np.random.default_rng(2)
     trials = some_trials(6_000, rng, wrong_by)
-    found = calibration.outcomes(trials, np.ones(6_000, np.int64), rng.poisson(20, 6_000).astype(np.float32), LEVELS, whole_units=True)
+    found = calibration.outcomes(
+        trials, np.ones(6_000, np.int64), rng.poisson(20, 6_000).astype(np.float32), NAIVE[:6_000], LEVELS, whole_units=True
+    )
     factors = calibration.best_factors(found)
     assert factors.shape == (CLASSES, len(LEVELS))
     assert np.allclose(factors, (1 / wrong_by) ** 0.5, atol=0.06)
@@ -68,7 +72,7 @@ def test_nothing_known_and_nothing_to_gain_leave_quantiles_as_they_are() -> None
     assert (calibration.best_factors(Outcomes.none(3)) == 1).all()
     rng = np.random.default_rng(3)
     silent = replace(some_trials(500, rng), quantiles=np.zeros((500, HORIZON, 3), np.float16))
-    found = calibration.outcomes(silent, np.ones(500, np.int64), np.zeros(500, np.float32), LEVELS, whole_units=True)
+    found = calibration.outcomes(silent, np.ones(500, np.int64), np.zeros(500, np.float32), NAIVE[:500], LEVELS, whole_units=True)
     assert (calibration.best_factors(found) == 1).all()
     assert (found.at_most.sum(axis=0) == 500).all()
     assert 1 in FACTORS
@@ -77,7 +81,12 @@ def test_nothing_known_and_nothing_to_gain_leave_quantiles_as_they_are() -> None
 def test_factors_of_a_day_rest_on_the_weeks_before_it_and_not_on_itself() -> None:
     rng = np.random.default_rng(4)
     wrong = calibration.outcomes(
-        some_trials(2_000, rng, 2.0), np.ones(2_000, np.int64), rng.poisson(20, 2_000).astype(np.float32), LEVELS, whole_units=True
+        some_trials(2_000, rng, 2.0),
+        np.ones(2_000, np.int64),
+        rng.poisson(20, 2_000).astype(np.float32),
+        NAIVE[:2_000],
+        LEVELS,
+        whole_units=True,
     )
     by_day = {100: wrong}
     used = [day for day in range(95, 140) if (calibration.factors_of(by_day, day, 3) < 0.9).all()]
@@ -96,7 +105,7 @@ def test_what_is_on_trial_is_rounded_little_and_what_is_no_forecast_is_not_tried
     assert trials.step.tolist() == [0, 1, calibration.NO_TRIAL]
     held = trials.quantiles[:2].astype(np.float32) * trials.peak[:2, None, None]
     assert np.allclose(held, shares[:2], rtol=2**-11, atol=6e-8 * shares[:2].max())
-    assert calibration.outcomes(trials, np.full(3, 3), np.ones(3, np.float32), LEVELS, whole_units=False).count.sum() == 2
+    assert calibration.outcomes(trials, np.full(3, 3), np.ones(3, np.float32), NAIVE[:3], LEVELS, whole_units=False).count.sum() == 2
 
 
 @settings(max_examples=30)
@@ -105,15 +114,15 @@ def test_outcomes_by_pool_are_those_of_each_pool_alone(seed: int, pools: int, wh
     """With more products than are compared at once, and a slow count beside."""
     n, rng = 300, np.random.default_rng(seed)
     trials, demand, step = some_trials(n, rng), rng.poisson(20, n).astype(np.float32), rng.integers(0, HORIZON + 2, n)
-    pool = rng.integers(0, pools, n)
-    found = calibration.outcomes_by_pool(trials, step, demand, LEVELS, pool, whole_units=whole_units)
+    pool, naive = rng.integers(0, pools, n), rng.poisson(20, n).astype(np.float32)
+    found = calibration.outcomes_by_pool(trials, step, demand, naive, LEVELS, pool, whole_units=whole_units)
     for number, sums in found.items():
         rows = np.flatnonzero(pool == number)
-        assert same(sums, calibration.outcomes(trials.at(rows), step[rows], demand[rows], LEVELS, whole_units=whole_units))
-        assert same(sums, one_by_one(trials.at(rows), step[rows], demand[rows], whole_units=whole_units))
+        assert same(sums, calibration.outcomes(trials.at(rows), step[rows], demand[rows], naive[rows], LEVELS, whole_units=whole_units))
+        assert same(sums, one_by_one(trials.at(rows), step[rows], demand[rows], naive[rows], whole_units=whole_units))
 
 
-def one_by_one(trials: Trials, step: I64, demand: F32, *, whole_units: bool) -> Outcomes:
+def one_by_one(trials: Trials, step: I64, demand: F32, naive: F32, *, whole_units: bool) -> Outcomes:
     """The oracle."""
     found = Outcomes.none(len(LEVELS))
     for i in np.flatnonzero(calibration.on_trial(trials, step)):
@@ -121,6 +130,7 @@ def one_by_one(trials: Trials, step: I64, demand: F32, *, whole_units: bool) -> 
         came, quantiles = float(demand[i]), trials.quantiles[i, ahead].astype(float) * float(trials.peak[i])
         found.count[group] += 1
         found.demand[group] += round(came * 1000)
+        found.naive[group] += round(abs(came - float(naive[i])) * 1000)
         found.mean[group] += round(float(trials.mean[i, ahead]) * float(trials.peak[i]) * 1000)
         for k, (level, quantile) in enumerate(zip(LEVELS, quantiles.tolist(), strict=True)):
             published = round(quantile) if whole_units else quantile

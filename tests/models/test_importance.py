@@ -8,7 +8,8 @@ import pytest
 from models.artefact import Artefact
 from models.bench import Bench
 from models.features import FeatureSpec
-from models.importance import groups, importance
+from models.importance import importance
+from models.input_groups import groups
 from models.nowcast import NowcastRule
 from models.seasons import DAY_MS, HOUR_MS
 from models.weights import Sizes, initial

@@ -169,7 +169,7 @@ def test_outcomes_do_not_depend_on_how_the_walk_was_cut(orders: Counts, cuts: se
         done = []
         for rows in [[i] for i in range(PRODUCTS)] if apart else [list(range(PRODUCTS))]:
             some = np.array(rows)
-            mine = Pools(pools.pool[some], pools.turn[some], pools.first_day, pools.factors)
+            mine = Pools(pools.pool[some], pools.turn[some], pools.first_day, pools.factors, pools.held)
             done.append(timeline.advance(lines.at(some), sums[some, begin:end], first + begin, PER_STEP, MODEL, POLICY, mine))
             for key, outcomes in done[-1].outcomes.items():
                 found[key] = found.get(key, Outcomes.none(len(MODEL.levels))) + outcomes
