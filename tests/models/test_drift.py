@@ -18,7 +18,7 @@ def first_off(series: np.ndarray, two_sided: np.ndarray) -> np.ndarray:
     """Days until each series is off, (k,); the number of days where it never is."""
     days = series.shape[0]
     off = np.array([chart(series[: day + 1], two_sided) for day in range(days)])
-    return np.where(off.any(axis=0), off.argmax(axis=0), days)
+    return np.asarray(np.where(off.any(axis=0), off.argmax(axis=0), days))
 
 
 def test_what_does_not_change_is_left_alone() -> None:

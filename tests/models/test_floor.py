@@ -61,14 +61,18 @@ def test_a_memory_asks_once_a_day() -> None:
 
 
 def transition(action: Action) -> Transitions:
-    one = np.zeros(1)
+    one, tile = np.zeros(1), np.zeros(1, np.int64)
     return Transitions(
-        np.zeros(1, np.int64),
-        np.ones(1, np.bool_),
-        np.array([action], np.int8),
-        np.zeros(1, np.bool_),
-        *[one.astype(np.int64)] * 2,
-        *[one] * 4,
+        rows=np.zeros(1, np.int64),
+        spike=np.ones(1, np.bool_),
+        action=np.array([action], np.int8),
+        silence=np.zeros(1, np.bool_),
+        start_tile=tile,
+        tile=tile,
+        observed=one,
+        expected=one,
+        expected_sd=one,
+        score=one,
     )
 
 

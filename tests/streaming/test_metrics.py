@@ -20,6 +20,8 @@ ENDINGS = {
 BOUNDED_LABELS = {"topic", "partition", "outcome", "error_class", "stage", "reason", "call", "kind", "status", "name", "version"} | {
     "volume",
     "level",
+    "measure",
+    "group",
 }
 
 
