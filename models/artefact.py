@@ -10,13 +10,18 @@ from typing import Any, Final
 
 import numpy as np
 
+from models import pace
 from models.features import F32, FeatureSpec
 from models.nowcast import NowcastRule
+from models.seasons import HOUR_MS
 from models.weights import Sizes, shapes
 
-FORMAT: Final = 2
+FORMAT: Final = 3
+# Before, nothing was known of the demand within a step, and the nowcast's rule was another one: such a model gets the usual rule.
+_WITHOUT_PACE: Final = 2
 _CONFIGURATION: Final = "model.json"
 _WEIGHTS: Final = "weights.npz"
+_PACE: Final = "pace"
 
 
 class UnusableArtefact(Exception):
@@ -46,6 +51,7 @@ class Artefact:
     weights: Mapping[str, F32]
     training: Mapping[str, Any] = field(default_factory=dict)  # data fingerprint, options, losses: whatever JSON holds
     backtest: Mapping[str, Any] = field(default_factory=dict)  # measured on data that it was not trained on
+    pace: F32 = field(default_factory=pace.even)  # (168,) demand by local hour of the week, see `models.pace`; of steps longer than an hour
 
     @property
     def version(self) -> str:
@@ -70,7 +76,7 @@ class Artefact:
 
     def arrays(self) -> dict[str, F32]:
         named = {f"profile.{period}": profile for period, profile in zip(self.spec.periods, self.profiles, strict=True)}
-        return {**named, **self.weights}
+        return {**named, **({_PACE: self.pace} if self.spec.step_ms > HOUR_MS else {}), **self.weights}
 
 
 def digest(configuration: Mapping[str, Any], arrays: Mapping[str, F32]) -> str:
@@ -111,7 +117,8 @@ def read(directory: Path) -> Artefact:
         }
         horizon, longest, hidden, width = (int(document[key]) for key in ("horizon", "longest_sum", "hidden", "width"))
         levels = tuple(float(level) for level in document["levels"])
-        rule = NowcastRule(weight=float(document["nowcast"]["weight"]), persistence=float(document["nowcast"]["persistence"]))
+        old = document["format"] == _WITHOUT_PACE
+        rule = NowcastRule() if old else NowcastRule(**{name: float(document["nowcast"][name]) for name in NowcastRule.__slots__})
         slow, fast = (float(limit) for limit in document["volume_limits"])
         whole_units = bool(document["whole_units"])
         expected_digest = str(document["digest"])
@@ -122,12 +129,14 @@ def read(directory: Path) -> Artefact:
         raise UnusableArtefact(directory, f"{_CONFIGURATION} names no rising quantile levels between 0 and 1")
     if min(horizon, longest, hidden, width, spec.step_ms, spec.recent) < 1:
         raise UnusableArtefact(directory, f"{_CONFIGURATION} holds a size below 1")
-    arrays = _read_arrays(directory, _expected_shapes(spec, len(levels), hidden, width))
+    arrays = _read_arrays(directory, _expected_shapes(spec, len(levels), hidden, width, paced=not old and spec.step_ms > HOUR_MS))
     if digest(names, arrays) != expected_digest:
         raise UnusableArtefact(directory, f"{_WEIGHTS} and {_CONFIGURATION} do not belong together, or one is damaged")
     profiles = tuple(arrays.pop(f"profile.{period}") for period in spec.periods)
+    rhythm = arrays.pop(_PACE, pace.even())
     name, limits = str(document["name"]), (slow, fast)
-    return Artefact(name, spec, horizon, longest, levels, hidden, width, rule, limits, whole_units, profiles, arrays, training, backtest)
+    known = (name, spec, horizon, longest, levels, hidden, width, rule, limits, whole_units, profiles, arrays)
+    return Artefact(*known, training, backtest, rhythm)
 
 
 def _read_configuration(directory: Path) -> dict[str, Any]:
@@ -140,14 +149,14 @@ def _read_configuration(directory: Path) -> dict[str, Any]:
         raise UnusableArtefact(directory, f"{path.name} cannot be read ({error})") from error
     if not isinstance(document, dict):
         raise UnusableArtefact(directory, f"{path.name} is not a JSON object")
-    if document.get("format") != FORMAT:
+    if document.get("format") not in (_WITHOUT_PACE, FORMAT):
         raise UnusableArtefact(directory, f"its format is {document.get('format')!r}, this program reads {FORMAT}")
     return document
 
 
-def _expected_shapes(spec: FeatureSpec, levels: int, hidden: int, width: int) -> dict[str, tuple[int, ...]]:
+def _expected_shapes(spec: FeatureSpec, levels: int, hidden: int, width: int, *, paced: bool) -> dict[str, tuple[int, ...]]:
     sizes = Sizes(spec.n_encoder_inputs, spec.n_decoder_inputs, levels, hidden, width, len(spec.covariates))
-    return {**{f"profile.{period}": (period,) for period in spec.periods}, **shapes(sizes)}
+    return {**{f"profile.{period}": (period,) for period in spec.periods}, **({_PACE: (pace.HOURS,)} if paced else {}), **shapes(sizes)}
 
 
 def _read_arrays(directory: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, F32]:

@@ -26,7 +26,8 @@ def stream(bench: Bench, artefact: Artefact, progress: Progress = no_progress) -
     forecaster = Forecaster(artefact, bench.spec.timezone)
     if bench.horizon > forecaster.horizon:
         raise UnusableData(f"the model reaches {forecaster.horizon} steps, the bench asks for {bench.horizon}")
-    shop = _Shop(bench, forecaster)
+    steps = (min(max(days * DAY_MS // bench.spec.step_ms, 1), forecaster.longest_sum) for days in SUM_DAYS)
+    shop = Streamed(bench, forecaster, sorted(set(steps)))
     forecasts = BacktestForecasts.nothing(bench)
     shape = forecasts.mean.shape[:2]
     forecasts.sums.update({int(steps): {level: np.full(shape, np.nan) for level in metrics.LEVELS} for steps in shop.sums})
@@ -45,10 +46,11 @@ def stream(bench: Bench, artefact: Artefact, progress: Progress = no_progress) -
     return forecasts
 
 
-class _Shop:
+class Streamed:
     """All products of a bench as one shard: their states, forecasts on trial, and outcomes by day."""
 
-    def __init__(self, bench: Bench, forecaster: Forecaster) -> None:
+    def __init__(self, bench: Bench, forecaster: Forecaster, sums: Sequence[int] = ()) -> None:
+        """`sums`: lead times in steps that forecasts tell the sums of."""
         self._bench, self._forecaster = bench, forecaster
         n, horizon = len(bench.panel.product_ids), forecaster.horizon
         self._features, self._state = forecaster.fresh(n)
@@ -58,8 +60,7 @@ class _Shop:
         self._turn = calibration.turn(bench.panel.product_ids, horizon)
         self._trials = calibration.no_trials(n, horizon, len(forecaster.levels))
         self._outcomes: defaultdict[int, Outcomes] = defaultdict(lambda: Outcomes.none(len(forecaster.levels)))
-        steps = (min(max(days * DAY_MS // bench.spec.step_ms, 1), forecaster.longest_sum) for days in SUM_DAYS)
-        self.sums: I64 = np.array(sorted(set(steps)), np.int64)
+        self.sums: I64 = np.array(sums, np.int64)
 
     def live(self, column: int) -> None:
         """Consume a step, judge what was forecast of it, and put new forecasts on trial."""
@@ -88,7 +89,7 @@ class _Shop:
         forecaster, features = self._forecaster, self._features[rows]
         step = np.full(len(rows), self._bench.panel.first_step + column, np.int64)
         nothing = np.zeros((len(rows), 1 + len(forecaster.spec.streams)), np.float32)
-        ahead = _ahead(self._bench, column, rows, max(forecaster.horizon, int(self.sums.max())))
+        ahead = _ahead(self._bench, column, rows, max(forecaster.horizon, int(self.sums.max(initial=1))))
         group = calibration.volume_class(scales(forecaster.spec, features), forecaster.artefact.volume_limits)
         factors = calibration.factors_of(self._outcomes, self._day(column), len(forecaster.levels))[group]
         out = forecaster.read_out(features, self._state[rows], step, nothing, nothing[:, 0], self.sums, ahead=ahead, factors=factors)

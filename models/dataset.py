@@ -12,7 +12,7 @@ from feature_store.measures import MEASURES, natural
 from models import features as rows
 from models import targets
 from models.features import F32, I64, FeatureSpec, layout
-from models.seasons import Season, season
+from models.seasons import HOUR_MS, Season, season
 
 # A profile of the shop never says that a phase is impossible, nor that one phase is all.
 _PROFILE_RANGE: Final = (0.02, 50.0)
@@ -20,6 +20,42 @@ _PROFILE_RANGE: Final = (0.02, 50.0)
 
 class UnusableData(ValueError):
     """The data cannot make a panel, or too small a one; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Units by parts of steps, of the products and times that sold any: how a step's demand came. Sorted by product and part."""
+
+    per_step: int
+    product: I64  # (k,) index into the panel's products
+    part: I64  # (k,) counted from 1970
+    units: F32  # (k,)
+
+    def of(self, kept: I64, end: int) -> "Parts":
+        """Those of the products at these rising indices, which are renumbered, before the step `end`."""
+        place = np.searchsorted(kept, self.product)
+        wanted = (place < len(kept)) & (self.part < end * self.per_step)
+        wanted[wanted] = kept[place[wanted]] == self.product[wanted]
+        return Parts(self.per_step, place[wanted].astype(np.int64), self.part[wanted], self.units[wanted])
+
+    def come(self, rows: I64, step: int) -> npt.NDArray[np.float64]:
+        """Units of each of these rising products at the end of each part of a step, (rows, per_step)."""
+        inside = np.flatnonzero((self.part >= step * self.per_step) & (self.part < (step + 1) * self.per_step))
+        place = np.searchsorted(rows, self.product[inside])
+        known = place < len(rows)
+        known[known] = rows[place[known]] == self.product[inside][known]
+        out = np.zeros((len(rows), self.per_step))
+        np.add.at(out, (place[known], self.part[inside][known] - step * self.per_step), self.units[inside][known])
+        return np.cumsum(out, axis=1)
+
+
+def part_ms(step_ms: int, finest_ms: int) -> int:
+    """Length of the parts by which a step's demand is known where it is recorded by `finest_ms`: hours of longer steps.
+
+    >>> part_ms(HOUR_MS, 300_000), part_ms(24 * HOUR_MS, 300_000)
+    (300000, 3600000)
+    """
+    return HOUR_MS if step_ms > HOUR_MS and step_ms % HOUR_MS == 0 and HOUR_MS % finest_ms == 0 else finest_ms
 
 
 @dataclass(frozen=True)
@@ -36,6 +72,7 @@ class Panel:
     timezone: str
     covariates: F32 | None = None  # (n, columns, covariates) known-future ones, NaN: as the step before; None: there are none
     stock: F32 | None = None  # (n, columns) units on hand when the step ended; NaN: unknown
+    parts: Parts | None = None  # None: nothing is known of times within steps
 
     @property
     def columns(self) -> int:
@@ -55,7 +92,10 @@ class Panel:
         ids = tuple(self.product_ids[i] for i in order)
         covariates = None if self.covariates is None else self.covariates[order]
         stock = None if self.stock is None else self.stock[order]
-        return replace(self, product_ids=ids, born=self.born[order], demand=self.demand[order], covariates=covariates, stock=stock)
+        parts = self.parts and self.parts.of(order, self.first_step + self.columns)
+        return replace(
+            self, product_ids=ids, born=self.born[order], demand=self.demand[order], covariates=covariates, stock=stock, parts=parts
+        )
 
     def until(self, columns: int) -> "Panel":
         """The first `columns` steps, and the products born in them."""
@@ -63,23 +103,32 @@ class Panel:
         ids, born, demand = self.product_ids[:alive], self.born[:alive], self.demand[:alive, :columns]
         covariates = None if self.covariates is None else self.covariates[:alive, :columns]
         stock = None if self.stock is None else self.stock[:alive, :columns]
-        return replace(self, product_ids=ids, born=born, demand=demand, covariates=covariates, stock=stock)
+        parts = self.parts and self.parts.of(np.arange(alive), self.first_step + columns)
+        return replace(self, product_ids=ids, born=born, demand=demand, covariates=covariates, stock=stock, parts=parts)
 
 
 def panel(
-    product_ids: Sequence[str], product: I64, step: I64, values: npt.NDArray[np.float64], end: int, timezone: str, limit: int | None = None
+    product_ids: Sequence[str],
+    product: I64,
+    part: I64,
+    values: npt.NDArray[np.float64],
+    end: int,
+    timezone: str,
+    limit: int | None = None,
+    per_step: int = 1,
 ) -> Panel:
-    """A panel of the cells (product index, step, values), summed where they meet; `end` is the step after the last column.
+    """A panel of the cells (product index, part of a step, values), summed where they meet; `end` is the step after the last column.
 
-    `limit`: keep only so many products, those with the most demand. Raises UnusableData where nothing is left.
+    `limit`: keep only so many products, those with the most demand. `per_step`: parts in a step; with more than one the panel knows them.
+    Raises UnusableData where nothing is left.
 
     >>> p = panel(["a", "b"], np.array([1, 0, 1]), np.array([5, 7, 7]), np.array([[2.0], [1.0], [3.0]]), 9, "UTC")
     >>> p.product_ids, p.first_step, p.born.tolist(), p.demand[:, :, 0].tolist()
     (('b', 'a'), 5, [0, 2], [[2.0, 0.0, 3.0, 0.0], [0.0, 0.0, 1.0, 0.0]])
     """
-    inside = step < end
-    product, step, values = product[inside], step[inside], values[inside]
-    if not len(step):
+    inside = part < end * per_step
+    product, part, values = product[inside], part[inside], values[inside]
+    if not len(part):
         raise UnusableData("there is no closed step with an event in it")
     if limit is not None and limit < len(product_ids):
         total = np.bincount(product, weights=values[:, 0], minlength=len(product_ids))
@@ -88,7 +137,8 @@ def panel(
         renumbered[kept] = np.arange(limit)
         product_ids = [product_ids[i] for i in kept]
         wanted = renumbered[product] >= 0
-        product, step, values = renumbered[product[wanted]], step[wanted], values[wanted]
+        product, part, values = renumbered[product[wanted]], part[wanted], values[wanted]
+    step = part // per_step
     first = int(step.min())
     demand = np.zeros((len(product_ids), end - first, values.shape[1]), np.float64)
     np.add.at(demand, (product, step - first), values)
@@ -96,7 +146,16 @@ def panel(
     np.minimum.at(born, product, step - first)
     order = np.argsort(born, kind="stable")
     order = order[born[order] < end - first]
-    return Panel(tuple(product_ids[i] for i in order), first, born[order], demand[order].astype(np.float32), timezone)
+    parts = _parts(np.argsort(order), product, part, values[:, 0], per_step) if per_step > 1 else None
+    return Panel(tuple(product_ids[i] for i in order), first, born[order], demand[order].astype(np.float32), timezone, parts=parts)
+
+
+def _parts(place: I64, product: I64, part: I64, units: npt.NDArray[np.float64], per_step: int) -> Parts:
+    """Of cells that may repeat, and products whose new places are `place`."""
+    sold = units != 0
+    cells, inverse = np.unique(np.stack([place[product[sold]], part[sold]]), axis=1, return_inverse=True)
+    total = np.bincount(inverse.reshape(-1), weights=units[sold], minlength=cells.shape[1])
+    return Parts(per_step, cells[0], cells[1], total.astype(np.float32))
 
 
 def from_export(frame: Any, spec: FeatureSpec, timezone: str, limit: int | None = None) -> Panel:
@@ -112,34 +171,35 @@ def from_export(frame: Any, spec: FeatureSpec, timezone: str, limit: int | None 
     frame = frame.drop_duplicates(["product_id", "start_ms"], keep="last")
     ids, product = np.unique(frame["product_id"].to_numpy(str), return_inverse=True)
     values = frame[["units", *spec.streams]].to_numpy(np.float64)
-    step = frame["start_ms"].to_numpy(np.int64) // spec.step_ms
+    of_part = part_ms(spec.step_ms, int(lengths.max(initial=1)))
+    part = frame["start_ms"].to_numpy(np.int64) // of_part
     end = int(frame["end_ms"].max()) // spec.step_ms if len(frame) else 0
-    return panel(ids.tolist(), product.astype(np.int64), step, values, end, timezone, limit)
+    return panel(ids.tolist(), product.astype(np.int64), part, values, end, timezone, limit, spec.step_ms // of_part)
 
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Sums of measures per product and step; any number of parts for the same cell."""
+    """Sums of measures per product and part of a step (`part_ms`); any number of them for the same cell."""
 
     product_ids: Sequence[str]
     product: I64  # (k,) index into product_ids
-    step: I64  # (k,)
+    part: I64  # (k,)
     measures: npt.NDArray[np.float64]  # (k, N_MEASURES) integers
 
 
-def from_cells(parts: Iterable[Cells], spec: FeatureSpec, timezone: str, end: int, limit: int | None = None) -> Panel:
-    """The panel of all parts together, up to the step before `end`."""
+def from_cells(pieces: Iterable[Cells], spec: FeatureSpec, timezone: str, end: int, limit: int | None = None, per_step: int = 1) -> Panel:
+    """The panel of all pieces together, of `per_step` parts a step, up to the step before `end`."""
     index: dict[str, int] = {}
-    products, steps, values = [], [], []
+    products, parts, values = [], [], []
     columns = [MEASURES.index(name) for name in ("units", *spec.streams)]
-    for part in parts:
-        known = np.array([index.setdefault(name, len(index)) for name in part.product_ids], np.int64)
-        products.append(known[part.product])
-        steps.append(part.step)
-        values.append(natural(part.measures)[:, columns])
-    if not steps:
+    for piece in pieces:
+        known = np.array([index.setdefault(name, len(index)) for name in piece.product_ids], np.int64)
+        products.append(known[piece.product])
+        parts.append(piece.part)
+        values.append(natural(piece.measures)[:, columns])
+    if not parts:
         raise UnusableData("the log holds no event")
-    return panel(list(index), np.concatenate(products), np.concatenate(steps), np.concatenate(values), end, timezone, limit)
+    return panel(list(index), np.concatenate(products), np.concatenate(parts), np.concatenate(values), end, timezone, limit, per_step)
 
 
 def shop_profiles(source: Panel, spec: FeatureSpec) -> tuple[F32, ...]:

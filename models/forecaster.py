@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from models import features as rows
-from models import nowcast, targets
+from models import nowcast, pace, targets
 from models.artefact import Artefact, read
 from models.features import F32, I64, FeatureSpec
 from models.network import central, compiled, decode, lstm_step
@@ -135,7 +135,7 @@ class Forecaster:
     ) -> Forecasts:
         """Forecasts of the `horizon` steps after `step`, shape (n,), and of the sums of as many steps as `sums`, (k,) or (n, k), says.
 
-        `running`: (n, 1 + streams) demand and streams seen so far in step `step + 1`; `elapsed`: (n,) share of it that has passed.
+        `running`: (n, 1 + streams) demand and streams seen so far in step `step + 1`; `elapsed`: (n,) share of its time that has passed.
         Zeros in both give the plain forecast. `ahead`: (n, span, covariates) of the coming steps, see `targets.decoder_inputs`.
         `factors`: (n, levels) that calibrate the steps' quantiles. Raises ValueError on a sum longer than `longest_sum`.
         """
@@ -146,7 +146,9 @@ class Forecaster:
             raise ValueError(f"sums must span 1 to {self.longest_sum} steps, not {lengths.min()} to {lengths.max()}")
         decoded = self._read(features, state, step, lengths, ahead, factors)
         observed = np.maximum(running[:, 0], 0)
-        return nowcast.nowcast(self.artefact.nowcast, decoded, self.horizon, lengths, observed, np.clip(elapsed, 0, 1).astype(np.float32))
+        time = np.clip(elapsed, 0, 1).astype(np.float32)
+        passed = pace.passed(self.artefact.pace, step + 1, time, self.spec.step_ms, self.spec.timezone)
+        return nowcast.nowcast(self.artefact.nowcast, self.levels, decoded, self.horizon, lengths, observed, passed)
 
     def published(self, forecasts: Forecasts) -> Forecasts:
         """What readers get of `read_out`'s forecasts: quantiles in whole units where demand comes in such."""

@@ -17,6 +17,7 @@ import keras
 from keras import ops
 
 from models.features import F32
+from models.nowcast import level_shares
 from models.weights import CLIP
 
 Tensor = Any  # of the backend
@@ -89,9 +90,7 @@ def central(mean: Tensor, quantiles: Tensor, levels: Sequence[float]) -> Tensor:
 
     Single bulk orders move the head and hardly the quantiles: near this share lie the least errors of sums and of single steps.
     """
-    ends = np.concatenate([[0.0], (np.array(levels[1:]) + np.array(levels[:-1])) / 2, [1.0]])
-    shares = np.diff(ends).astype(np.float32)
-    return _HEAD_SHARE * mean + (1 - _HEAD_SHARE) * ops.sum(ops.maximum(quantiles, 0.0) * shares, axis=-1)
+    return _HEAD_SHARE * mean + (1 - _HEAD_SHARE) * ops.sum(ops.maximum(quantiles, 0.0) * level_shares(levels), axis=-1)
 
 
 def _with_normalised_covariates(weights: Weights, rows: Tensor) -> Tensor:

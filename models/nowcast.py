@@ -1,5 +1,11 @@
-"""Forecasts, and how the part of the running step that is already known changes them. Pure arithmetic over arrays."""
+"""Forecasts, and how the part of the running step that is already known changes them. Pure arithmetic over arrays.
 
+What has come is added, what is still to come shrinks with the share of the step's demand that is expected to have come, and the product's rate is
+corrected by what came: a linear Bayes (credibility) estimate, in which an observation counts for less the more a product's demand comes in few large
+orders. The forecast's own quantiles tell how lumpy it is.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +18,10 @@ Bools = npt.NDArray[np.bool_]
 
 # Below this mean a forecast says "none"; keeps ratios finite.
 _LEAST: Final = np.float32(1e-6)
+# A product of which next to nothing is expected is no lumpier than this.
+_MOST_LUMPS: Final = np.float32(1e3)
+# More than this many typical orders, and times what was expected, above the expectation is a bulk order: it says no more of the rate than these.
+_SURPRISE: Final = np.float32(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,66 +66,118 @@ class Forecasts:
 
 @dataclass(frozen=True, slots=True)
 class NowcastRule:
-    """How strongly the running step's observed part moves the rest; fitted on products that the network was not trained on.
+    """How the running step's observed part moves the rest; fitted on parts of steps of products that the network was not trained on."""
 
-    The product's rate relative to its forecast is taken as Gamma(`weight`, `weight`) beforehand; the observed count updates it
-    (the conjugate gamma-Poisson posterior mean). The change fades by `persistence` per step.
+    weight: float = 128.0  # typical orders that the forecast is worth: the more, the less an observation moves it
+    independent: float = 1.0  # share of a forecast's relative variance that is chance within the step, not doubt about the product's rate
+    carry: float = 0.2  # share of the rate's change that the next step has
+    persistence: float = 0.9  # share of it that is left a step later, 0 to below 1
+
+
+def level_shares(levels: Sequence[float]) -> F32:
+    """Probability that each quantile stands for, (levels,): they sum to 1.
+
+    >>> level_shares((0.25, 0.5, 0.75)).tolist()
+    [0.375, 0.25, 0.375]
     """
+    ends = np.concatenate([[0.0], (np.array(levels[1:]) + np.array(levels[:-1])) / 2, [1.0]])
+    return np.diff(ends).astype(np.float32)
 
-    weight: float = 4.0  # expected units that the forecast is worth
-    persistence: float = 0.8  # share of the change that is left a step later, 0 to 1
+
+def moments(quantiles: F32, levels: Sequence[float]) -> tuple[F32, F32]:
+    """Mean and variance of the distributions that quantiles describe, whose levels are the last axis; (...,) each."""
+    shares = level_shares(levels)
+    mean = quantiles @ shares
+    return mean, np.maximum((quantiles * quantiles) @ shares - mean * mean, 0)
 
 
-def ratio(rule: NowcastRule, observed: F32, expected: F32) -> F32:
-    """Posterior mean of the rate relative to its forecast, (n,).
+def change(rule: NowcastRule, observed: F32, expected: F32, lumpiness: F32) -> F32:
+    """The product's rate relative to its forecast, given `observed` units where `expected` were, (n,).
 
-    >>> ratio(NowcastRule(weight=4), np.float32([0, 4, 12]), np.float32([0, 4, 4])).tolist()
-    [1.0, 1.0, 2.0]
+    `lumpiness`: variance relative to the mean, in units: how large an order is that makes the demand what it is; 1 for single units.
+    The linear Bayes estimate (Bühlmann 1967); with a lumpiness of 1 the posterior mean of a gamma-Poisson rate.
+
+    >>> change(NowcastRule(weight=4), np.float32([0, 4, 12, 999]), np.float32([0, 4, 4, 4]), np.float32([1, 1, 1, 1])).tolist()
+    [1.0, 1.0, 2.0, 2.25]
     """
-    weight = np.float32(rule.weight)
-    return (weight + observed) / (weight + expected)
+    order = np.maximum(lumpiness, 1)
+    weight = np.float32(rule.weight) * order
+    return (weight + np.minimum(observed, expected + _SURPRISE * (order + expected))) / (weight + expected)
 
 
-def part(mean: F32, quantiles: F32, share: F32) -> tuple[F32, F32]:
-    """Mean and quantiles of a share of an interval, the last axis of `quantiles` being the levels.
+def remainder(quantiles: F32, share: F32, lumps: F32, levels: Sequence[float]) -> F32:
+    """Quantiles of what a `share`, (n,), of an interval's demand brings, where `quantiles`, (n, levels), are the whole interval's; above 1: of more.
 
-    As in a process whose parts are independent, the mean shrinks with the share and the deviations from it with its square root.
+    `lumps`, (n,): the relative variance that comes of chance. Where it is large, demand is an order or two, and a part of the interval rarely has one:
+    quantiles of a part are those of the whole at lower levels. Where it is small, they lie around the part's mean, and their distance from it shrinks
+    with the root of the share. Both keep mean and variance of a process with independent parts; they are mixed by `lumps`. Rises with the share.
     """
-    centre = (mean * share)[..., None]
-    return mean * share, np.maximum(centre + (quantiles - mean[..., None]) * np.sqrt(share)[..., None], 0)
+    part = np.minimum(share, 1)
+    probability = (part * (1 + lumps) / np.maximum(lumps + part, _LEAST))[:, None]
+    amount = ((lumps + part) / (1 + lumps))[:, None]
+    knots = np.array([0.0, *levels], np.float32)
+    wanted = np.asarray(1 - (1 - knots[1:]) / np.maximum(probability, _LEAST), np.float32)
+    few = amount * _at_levels(quantiles, knots, wanted)
+    centre = (quantiles @ level_shares(levels))[:, None]
+    many = np.maximum(centre * part[:, None] + (quantiles - centre) * np.sqrt(part)[:, None], 0)
+    mixed = many + (few - many) * (lumps / (1 + lumps))[:, None]
+    return np.asarray(np.where(share[:, None] >= 1, quantiles * share[:, None], np.minimum(mixed, quantiles)))
 
 
-def nowcast(rule: NowcastRule, decoded: tuple[F32, F32], horizon: int, lengths: I64, observed: F32, elapsed: F32) -> Forecasts:
+def _at_levels(quantiles: F32, knots: F32, wanted: F32) -> F32:
+    """Quantiles, (n, levels), read at other levels, (n, levels) up to the highest; straight lines between, from 0 at level 0."""
+    whole = np.concatenate([np.zeros_like(quantiles[:, :1]), quantiles], axis=1)
+    above = np.clip(np.searchsorted(knots, wanted, side="right"), 1, len(knots) - 1)
+    low, high = (np.take_along_axis(whole, above - i, axis=1) for i in (1, 0))
+    place = np.clip((wanted - knots[above - 1]) / (knots[above] - knots[above - 1]), 0, 1)
+    return np.asarray(low + (high - low) * place)
+
+
+def nowcast(
+    rule: NowcastRule, levels: Sequence[float], decoded: tuple[F32, F32], horizon: int, lengths: I64, observed: F32, passed: F32
+) -> Forecasts:
     """Forecasts from the decoder's rows given what the running step brought so far.
 
     `decoded`: mean (n, horizon + sums) and quantiles (n, horizon + sums, levels), of whole targets. `lengths`: (n, sums) in steps.
-    `observed`: (n,) units; `elapsed`: (n,) share of the running step that has passed. With both 0 the decoded rows come back unchanged.
+    `observed`: (n,) units; `passed`: (n,) share of the running step's demand that is expected to have come (`models.pace`). With both 0 the decoded
+    rows come back unchanged, and with a share of 1 the step is what was observed. What is observed raises every number, or leaves it.
     """
     mean, quantiles = decoded[0][:, :horizon], decoded[1][:, :horizon]
-    first = mean[:, 0]
-    by_now_mean, by_now_quantiles = part(first, quantiles[:, 0], elapsed)
-    change = ratio(rule, observed, by_now_mean)
-    rest_mean, rest_quantiles = part(first, quantiles[:, 0], 1 - elapsed)
-    step_mean = observed + rest_mean * change
-    step_quantiles = observed[:, None] + rest_quantiles * change[:, None]
+    first, of_first = mean[:, 0], quantiles[:, 0]
+    centre, variance = moments(of_first, levels)
+    lumps = _lumps(rule, centre, variance)
+    expected = first * passed
+    rate = change(rule, observed, expected, (variance / np.maximum(first, _LEAST)).astype(np.float32))
+    left = (1 - passed) * rate
+    step_mean = observed + first * left
+    step_quantiles = observed[:, None] + remainder(of_first, left, lumps, levels)
+    by_now = Running(expected, remainder(of_first, passed, lumps, levels), step_mean, step_quantiles)
 
-    fading = np.power(np.float32(rule.persistence), np.arange(horizon, dtype=np.float32))
-    factor = 1 + (change[:, None] - 1) * fading
-    all_means = mean * factor
-    all_quantiles = quantiles * factor[..., None]
-    all_means[:, 0] = step_mean
-    all_quantiles[:, 0] = step_quantiles
-    sum_mean, sum_quantiles = _sums(rule, (decoded[0][:, horizon:], decoded[1][:, horizon:]), lengths, change, first * elapsed, observed)
-    running = Running(by_now_mean, by_now_quantiles, step_mean, step_quantiles)
-    return Forecasts(all_means, np.ascontiguousarray(all_quantiles.transpose(0, 2, 1)), sum_mean, sum_quantiles, running)
+    later = rule.carry * np.power(rule.persistence, np.arange(-1, horizon - 1))
+    factor = 1 + (rate[:, None] - 1) * later.astype(np.float32)
+    all_means, all_quantiles = mean * factor, quantiles * factor[..., None]
+    all_means[:, 0], all_quantiles[:, 0] = step_mean, step_quantiles
+    sums = decoded[0][:, horizon:], decoded[1][:, horizon:]
+    sum_mean, sum_quantiles = _sums(rule, levels, sums, lengths, first, left, rate, observed)
+    return Forecasts(all_means, np.ascontiguousarray(all_quantiles.transpose(0, 2, 1)), sum_mean, sum_quantiles, by_now)
 
 
-def _sums(rule: NowcastRule, decoded: tuple[F32, F32], lengths: I64, change: F32, passed: F32, observed: F32) -> tuple[F32, F32]:
-    """Observed part plus the rest of each sum, scaled by the mean change over its steps."""
+def _lumps(rule: NowcastRule, mean: F32, variance: F32) -> F32:
+    """Relative variance by chance; where nothing is expected, one order is all there could be."""
+    return np.asarray(rule.independent * np.minimum(variance / np.maximum(mean * mean, _LEAST), _MOST_LUMPS), np.float32)
+
+
+def _sums(
+    rule: NowcastRule, levels: Sequence[float], decoded: tuple[F32, F32], lengths: I64, first: F32, left: F32, rate: F32, observed: F32
+) -> tuple[F32, F32]:
+    """What was observed, plus the rest of each sum: of the running step what is `left`, (n,), of the later ones as their rates change."""
     mean, quantiles = decoded
-    persistence = min(rule.persistence, 1 - 1e-6)
-    fade = ((1 - np.power(persistence, lengths)) / ((1 - persistence) * lengths)).astype(np.float32)  # mean of persistence**i
-    share = 1 - np.minimum(passed[:, None] / np.maximum(mean, _LEAST), 1)
-    rest_mean, rest_quantiles = part(mean, quantiles, share)
-    factor = 1 + (change[:, None] - 1) * fade
-    return observed[:, None] + rest_mean * factor, observed[:, None, None] + rest_quantiles * factor[..., None]
+    n, k = mean.shape
+    running = np.where(lengths == 1, mean, np.minimum(first[:, None], mean))
+    later = rule.carry * (1 - np.power(rule.persistence, lengths - 1)) / ((1 - rule.persistence) * np.maximum(lengths - 1, 1))
+    factor = (rate[:, None] - 1) * later.astype(np.float32)
+    share = 1 + (running * (left[:, None] - 1) + (mean - running) * factor) / np.maximum(mean, _LEAST)
+    shares: F32 = np.maximum(share, 0).astype(np.float32)
+    flat = quantiles.reshape(n * k, -1)
+    rest = remainder(flat, shares.reshape(-1), _lumps(rule, *moments(flat, levels)), levels).reshape(quantiles.shape)
+    return np.asarray(observed[:, None] + mean * shares), np.asarray(observed[:, None, None] + rest)

@@ -15,7 +15,7 @@ from models.batches import Batch, Recipe, draw
 from models.checkpoints import Arrays, Checkpoint, Checkpoints
 from models.dataset import Encoded, Panel, UnusableData, encode, shop_profiles
 from models.features import F32, FeatureSpec
-from models.fit_nowcast import fit_nowcast
+from models.fit_nowcast import fit_nowcast, fit_pace
 from models.network import decode, normalised
 from models.nowcast import NowcastRule
 from models.seasons import DAY_MS
@@ -89,7 +89,8 @@ def train(
     untuned = Artefact(
         name, spec, horizon, longest, LEVELS, sizes.hidden, sizes.width, NowcastRule(), _volume_limits(learning), whole, profiles, best
     )
-    rule = fit_nowcast([learner.decoded(best, batch) for batch in checks], horizon)
+    untuned = replace(untuned, pace=fit_pace(panels, spec.step_ms))
+    rule = fit_nowcast(untuned, [one.panel for one in held_out])
     training = {
         "recipe": asdict(recipe),
         "curve": [asdict(look) for look in history],
@@ -187,8 +188,7 @@ class Learner:
         self._optimizer = _optimizer(recipe)
         self._optimizer.build(self._trainable)
         self.step = tf.function(self._step, autograph=False)
-        self.evaluate = tf.function(lambda *arrays: self._loss(arrays, training=False)[0], autograph=False)
-        self._forecast = tf.function(lambda *arrays: self._loss(arrays, training=False)[1], autograph=False)
+        self.evaluate = tf.function(lambda *arrays: self._loss(arrays, training=False), autograph=False)
 
     def assign(self, weights: Mapping[str, F32]) -> None:
         for name, variable in self._variables.items():
@@ -226,20 +226,15 @@ class Learner:
         self.assign(raw)
         return float(np.mean(found))
 
-    def decoded(self, weights: Mapping[str, F32], batch: Batch) -> tuple[Batch, F32]:
-        """The batch and the mean, (forks, rows), that these weights give for it."""
-        self.assign(weights)
-        return batch, np.asarray(self._forecast(*batch.arrays()))
-
     def _step(self, *arrays: Any) -> Any:
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
-            loss, _ = self._loss(arrays, training=True)
+            loss = self._loss(arrays, training=True)
         self._optimizer.apply(tape.gradient(loss, self._trainable))
         return loss
 
-    def _loss(self, arrays: Sequence[Any], *, training: bool) -> tuple[Any, Any]:
+    def _loss(self, arrays: Sequence[Any], *, training: bool) -> Any:
         inputs, at, targets, scale, demand, known = arrays
         held = {name: ops.convert_to_tensor(variable) for name, variable in self._variables.items()}
         seen = normalised(held, inputs)
@@ -258,7 +253,7 @@ class Learner:
         )
         steps, sums = slice(None, self._horizon), slice(self._horizon, None)
         parts = [losses.loss(demand[:, p], known[:, p], scale, mean[:, p], quantiles[:, p], LEVELS) for p in (steps, sums)]
-        return parts[0] + _SUM_SHARE * parts[1], mean
+        return parts[0] + _SUM_SHARE * parts[1]
 
 
 def _optimizer(recipe: Recipe) -> Any:

@@ -24,6 +24,7 @@ COMMANDS: Final = (
     "bench",
     "backtest",
     "tune",
+    "fitnowcast",
     "models",
     "features",
     "export",

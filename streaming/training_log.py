@@ -59,11 +59,14 @@ class _Record(NamedTuple):
     key: bytes | None = None
 
 
-def cells(slices: Iterable[Slice], rules: LogRules, grid: Grid, progress: Callable[[int], None] = lambda end_ms: None) -> Iterator[Cells]:
-    """Sums per product and step of `grid`, one part for each slice and partition.
+def cells(
+    slices: Iterable[Slice], rules: LogRules, grid: Grid, part_ms: int, progress: Callable[[int], None] = lambda end_ms: None
+) -> Iterator[Cells]:
+    """Sums per product and part of a step, which is a whole number of tiles; one piece for each slice and partition.
 
     Orders that a producer sent twice count twice: use a log without them. `progress` is told how far in the log's time it has come.
     """
+    parts = Grid(grid.tile_ms, part_ms)
     watermarks: dict[tuple[int, int], int] = {}
     offsets: dict[tuple[int, int], int] = {}
     for piece in slices:
@@ -85,9 +88,9 @@ def cells(slices: Iterable[Slice], rules: LogRules, grid: Grid, progress: Callab
             )
             watermarks[source] = int(judged.watermark_ms[-1])
             deltas = tile_events(batch.where(judged.accepted), judged.before_ms[judged.accepted], grid)
-            product, step, sums = roll_up(deltas.product, deltas.tile, deltas.deltas, grid)
-            if len(step):
-                yield Cells(batch.product_ids, product, step, sums)
+            product, part, sums = roll_up(deltas.product, deltas.tile, deltas.deltas, parts)
+            if len(part):
+                yield Cells(batch.product_ids, product, part, sums)
         progress(piece.end_ms)
 
 

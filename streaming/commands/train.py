@@ -175,12 +175,14 @@ def _fold(
     title: str, chunks: Any, rules: Any, span: tuple[int, int], spec: "FeatureSpec", timezone: str, products: int, console: "Console"
 ) -> "Panel":
     from feature_store.tiles import Grid
-    from models.dataset import from_cells
+    from models.dataset import from_cells, part_ms
     from streaming.training_log import cells
 
+    grid = Grid(load_settings().tile_ms, spec.step_ms)
+    of_part = part_ms(spec.step_ms, grid.tile_ms)
     with progress_bar(title, span[1] - span[0], console) as update:
-        parts = cells(chunks, rules, Grid(load_settings().tile_ms, spec.step_ms), progress=lambda end_ms: update(end_ms - span[0]))
-        return from_cells(parts, spec, timezone, end=span[1] // spec.step_ms, limit=products)
+        pieces = cells(chunks, rules, grid, of_part, progress=lambda end_ms: update(end_ms - span[0]))
+        return from_cells(pieces, spec, timezone, end=span[1] // spec.step_ms, limit=products, per_step=spec.step_ms // of_part)
 
 
 def _exported(paths: list[Path], spec: "FeatureSpec", products: int) -> "tuple[Panel, Change]":

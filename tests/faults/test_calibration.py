@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from feature_store.sharding import shards_of
-from models.backtest import _Shop
+from models.backtest import Streamed
 from models.bench import Bench
 from models.calibration import Outcomes
 from models.dataset import Panel
@@ -57,14 +57,14 @@ def view(at_ms: int, product: str) -> bytes:
     return msgspec.json.encode({"event_time": at_ms, "type": "view", "product_id": product})
 
 
-def offline(model: Forecaster, rows: np.ndarray[Any, np.dtype[np.intp]]) -> _Shop:
+def offline(model: Forecaster, rows: np.ndarray[Any, np.dtype[np.intp]]) -> Streamed:
     """The backtest's shop of some products after the last hour."""
     streams = model.spec.streams
     demand = np.zeros((len(rows), HOURS, 1 + len(streams)), np.float32)
     for column in (0, 1 + streams.index("orders"), 1 + streams.index("views")):
         demand[..., column] = UNITS[rows]
     panel = Panel(tuple(NAMES[i] for i in rows), START_MS // HOUR_MS, np.zeros(len(rows), np.int64), demand, "UTC")
-    shop = _Shop(Bench(panel, model.spec, pd.RangeIndex(HOURS), (HOURS - 1,), model.horizon, 24), model)
+    shop = Streamed(Bench(panel, model.spec, pd.RangeIndex(HOURS), (HOURS - 1,), model.horizon, 24), model)
     for column in range(HOURS):
         shop.live(column)
     return shop

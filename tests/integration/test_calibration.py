@@ -11,7 +11,7 @@ import pytest
 
 from feature_store.calls import parted
 from feature_store.store import FeatureStore
-from models.backtest import _Shop
+from models.backtest import Streamed
 from models.bench import Bench
 from models.calibration import Outcomes, day_of
 from models.dataset import Panel
@@ -62,7 +62,7 @@ def orders() -> F32:
 ORDERS: Final = orders()
 
 
-def offline(model: Forecaster) -> _Shop:
+def offline(model: Forecaster) -> Streamed:
     """The backtest's shop after the last hour."""
     demand = np.zeros((PRODUCTS, HOURS, 1 + len(model.spec.streams)), np.float32)
     demand[..., 0], demand[..., 1 + model.spec.streams.index("orders")] = 2 * ORDERS, ORDERS
@@ -70,7 +70,7 @@ def offline(model: Forecaster) -> _Shop:
     names = tuple(f"p{i}" for i in range(PRODUCTS))
     assert (np.diff(born) >= 0).all()
     panel = Panel(names, START, born, demand, "UTC")
-    shop = _Shop(Bench(panel, model.spec, pd.RangeIndex(HOURS), (HOURS - 1,), model.horizon, 24), model)
+    shop = Streamed(Bench(panel, model.spec, pd.RangeIndex(HOURS), (HOURS - 1,), model.horizon, 24), model)
     for column in range(HOURS):
         shop.live(column)
     return shop

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.artefact import Artefact, UnusableArtefact, read, write
+from models.artefact import Artefact, UnusableArtefact, digest, read, write
 from models.features import FeatureSpec
 from models.nowcast import NowcastRule
-from models.seasons import HOUR_MS
+from models.pace import even
+from models.seasons import DAY_MS, HOUR_MS
 from models.weights import Sizes, initial
 
 SPEC = FeatureSpec.for_step(HOUR_MS, ("orders",))
@@ -28,6 +29,14 @@ def untrained() -> Artefact:
     return Artefact("test", SPEC, 24, 100, LEVELS, 4, 6, NowcastRule(), (0.5, 2.0), True, profiles, weights, {"seed": 1}, {"shop": {}})
 
 
+def daily() -> Artefact:
+    spec = FeatureSpec.for_step(DAY_MS, ("orders",))
+    sizes = Sizes(spec.n_encoder_inputs, spec.n_decoder_inputs, len(LEVELS), hidden=4, width=6)
+    profiles = tuple(np.ones(period, np.float32) for period in spec.periods)
+    pace = np.linspace(0.5, 1.5, 168, dtype=np.float32)
+    return replace(untrained(), spec=spec, profiles=profiles, weights=initial(sizes, np.random.default_rng(1)), pace=pace)
+
+
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     model = untrained()
     write(model, tmp_path / "deep" / "model")
@@ -36,6 +45,27 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert (back.name, back.spec, back.levels, back.nowcast) == (model.name, model.spec, model.levels, model.nowcast)
     assert (back.training, back.backtest) == (model.training, model.backtest)
     assert all(np.array_equal(back.weights[name], value) for name, value in model.weights.items())
+
+
+def test_a_model_of_days_knows_their_hours(tmp_path: Path) -> None:
+    model = daily()
+    write(model, tmp_path)
+    assert np.array_equal(read(tmp_path).pace, model.pace)
+    assert replace(model, pace=model.pace[::-1]).version != model.version
+
+
+@pytest.mark.parametrize("made", ["hourly", "daily"])
+def test_a_model_of_the_format_before_gets_the_usual_rule(made: str, tmp_path: Path) -> None:
+    model = untrained() if made == "hourly" else daily()
+    document = {**model.configuration(), "format": 2, "nowcast": {"weight": 512.0, "persistence": 0.99}}
+    arrays = {name: values for name, values in model.arrays().items() if name != "pace"}
+    np.savez(tmp_path / "weights.npz", allow_pickle=False, **arrays)
+    (tmp_path / "model.json").write_text(json.dumps({**document, "digest": digest(document, arrays), "training": {}, "backtest": {}}))
+    back = read(tmp_path)
+    assert (back.nowcast, back.pace.tolist()) == (NowcastRule(), even().tolist())
+    assert all(np.array_equal(back.weights[name], value) for name, value in model.weights.items())
+    write(back, tmp_path / "again")
+    assert read(tmp_path / "again").version == back.version
 
 
 def test_the_version_follows_what_forecasts_depend_on() -> None:

@@ -66,6 +66,33 @@ def test_cells_of_many_batches_add_up_in_natural_units() -> None:
     assert panel.demand[1].tolist() == [[0, 0, 0], [4, 4, 4], [0, 0, 0]]
 
 
+def test_parts_tell_how_a_steps_demand_came() -> None:
+    """Half hours 10 .. 15 are the hours 5 .. 7: x sells at 10, 11 and 15, y at 13 only, z later than the panel."""
+    measures = np.array([[2.0], [3.0], [4.0], [5.0], [6.0]]) * SCALES
+    pieces = [
+        Cells(["x", "y"], np.array([0, 1, 0]), np.array([10, 13, 11]), measures[:3]),
+        Cells(["z", "x"], np.array([0, 1]), np.array([19, 15]), measures[3:]),
+    ]
+    panel = dataset.from_cells(pieces, HOURLY, "UTC", end=8, per_step=2)
+    assert panel.demand[..., 0].tolist() == [[6, 0, 6], [0, 3, 0]]
+    assert panel.parts is not None
+    both = np.array([0, 1])
+    assert [panel.parts.come(both, step).tolist() for step in (5, 6, 7)] == [[[2, 6], [0, 0]], [[0, 0], [0, 3]], [[0, 6], [0, 0]]]
+    alone = panel.only([1]).parts
+    assert alone is not None
+    assert alone.come(np.array([0]), 6).tolist() == [[0, 3]]
+    early = panel.until(1).parts
+    assert early is not None
+    assert (early.product.tolist(), early.part.tolist(), early.units.tolist()) == ([0, 0], [10, 11], [2, 4])
+
+
+def test_an_export_of_hours_tells_a_days_hours() -> None:
+    panel = dataset.from_export(export([("a", 24 + hour, float(hour)) for hour in range(24)]), DAILY, "UTC")
+    assert panel.parts is not None
+    assert panel.parts.come(np.array([0]), 1)[0].tolist() == np.cumsum(range(24)).tolist()
+    assert dataset.from_export(export([("a", 1, 1.0)]), HOURLY, "UTC").parts is None
+
+
 def test_a_limit_keeps_those_with_most_demand() -> None:
     rows = [(f"p{i}", 1, float(i)) for i in range(1, 6)]
     assert dataset.from_export(export(rows), HOURLY, "UTC", limit=2).product_ids == ("p4", "p5")

@@ -24,8 +24,11 @@ def test_the_sums_of_a_simulated_log_are_its_truth() -> None:
         truth.add(chunk.increment)
         chunks.append(chunk)
     seen: list[int] = []
-    parts = list(cells(chunks, shop.rules, Grid(HOUR_MS // 12, HOUR_MS), seen.append))
+    parts = list(cells(chunks, shop.rules, Grid(HOUR_MS // 12, HOUR_MS), HOUR_MS // 4, seen.append))
     assert seen == [chunk.end_ms for chunk in chunks]
+    assert {part * HOUR_MS // 4 // HOUR_MS for piece in parts for part in piece.part.tolist()} <= set(
+        range(config.opened_ms // HOUR_MS, chunks[-1].end_ms // HOUR_MS)
+    )
     frames = [
         pd.DataFrame(natural(part.measures), columns=list(MEASURES)).assign(product_id=np.array(part.product_ids, object)[part.product])
         for part in parts
