@@ -40,8 +40,18 @@ Bools = npt.NDArray[np.bool_]
     DOWN_UNITS,
     UP_EXPECTED,  # units expected since then
     DOWN_EXPECTED,
+    UP_ORDERS,  # from here on whole counts and slow means, rounded to float32 at each tile: stored so
+    UP_CARTS,
+    UP_VIEWS,
+    DOWN_ORDERS,
+    DOWN_CARTS,
+    DOWN_VIEWS,
+    UNITS,  # of judged tiles, forgetting as ORDERS
+    CARTS,
+    VIEWS,
     SCORE_SIZE,
-) = range(22)
+) = range(31)
+COARSE: Final = slice(UP_ORDERS, SCORE_SIZE)
 
 # Weight of "one order a forecast unit" before own evidence: it errs towards too many expected orders, and drops wait for history anyway.
 PRIOR_ORDERS: Final = 5.0
@@ -63,6 +73,10 @@ MAX_ERROR: Final = 1.0
 FALSE_RATE: Final = 0.35
 TILE_MASS_CAP: Final = 0.5
 MIN_H: Final = 4.0
+# Fewer clicks of a kind than this tell no rate; also the shop may send none.
+MIN_CLICKS: Final = 5.0
+# Half an order of one unit, before a product's own: a size for products that never sold.
+PRIOR_SALES: Final = 0.5
 DAY_MS: Final = 86_400_000
 # Half-life of RECENT_EXPECTED: long enough to hold a day's season, short enough to see a forecast rise.
 RECENT_MS: Final = DAY_MS
@@ -86,6 +100,19 @@ class Known:
     def relative_variance(self) -> Floats:
         """Squared relative standard error of the expectation, (n,)."""
         return self.error + 1 / self.certainty
+
+
+def usual(s: Floats) -> Floats:
+    """Views, carts, orders and units that usually come for one unit of the forecast, by the rows s: (n, 4); 0 where clicks are not known.
+
+    Units for one unit of the forecast are its lasting bias, learned against the same weight of "none" as the orders.
+    """
+    size = (s[:, UNITS] + PRIOR_SALES) / (s[:, ORDERS] + PRIOR_SALES)
+    units = (s[:, UNITS] + PRIOR_ORDERS * size) / (s[:, EXPECTED] + PRIOR_ORDERS * size)
+    orders = units / size
+    clicks = s[:, [VIEWS, CARTS]]
+    a_order = np.where(clicks >= MIN_CLICKS, clicks, 0.0) / (s[:, [ORDERS]] + PRIOR_SALES)
+    return np.column_stack((a_order * orders[:, np.newaxis], orders, units))
 
 
 def reference(factor: float) -> float:
@@ -143,12 +170,14 @@ def known(s: Floats, policy: AlertPolicy, tile_ms: int) -> Known:
     )
 
 
-def learn(
-    s: Floats, orders: Floats, expected: Floats, tile: Floats, before: Known, learns: Bools, policy: AlertPolicy, tile_ms: int
-) -> None:
-    """Puts one tile into the rows, in place, where `learns`: what happens during an event is not what a product is normally like."""
+def learn(s: Floats, seen: Floats, tile: Floats, before: Known, learns: Bools, policy: AlertPolicy, tile_ms: int) -> None:
+    """Puts one tile into the rows, in place, where `learns`: what happens during an event is not what a product is normally like.
+
+    `seen`: (n, 5) units observed and expected, orders, carts, views.
+    """
+    _, expected, orders, *_ = seen.T
     mass = expected * before.orders_per_unit
-    for column, value in ((AGE, 1.0), (ORDERS, orders), (EXPECTED, expected)):
+    for column, value in ((AGE, 1.0), *zip((UNITS, EXPECTED, ORDERS, CARTS, VIEWS), seen.T, strict=True)):
         s[:, column] = np.where(learns, policy.keep * s[:, column] + value, s[:, column])
     for column, value in ((BLOCK_ORDERS, orders), (BLOCK_MASS, mass), (SPAN_ORDERS, orders), (SPAN_MASS, mass)):
         s[:, column] = np.where(learns, s[:, column] + value, 0.0)

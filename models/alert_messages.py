@@ -1,4 +1,4 @@
-"""What is said of an alert: identity, severity, title, window. Plain values; the worker makes the topic's message of them."""
+"""What is said of an alert: identity, severity, title, window, drivers. Plain values; the worker makes the topic's message of them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from enum import StrEnum
 from hashlib import blake2b
 from statistics import NormalDist
 
+from models import drivers
 from models.alerts import Action, AlertPolicy, Kind, Reason, Transitions
 
 
@@ -18,7 +19,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One message's worth of an alert. The worker adds what it alone knows: model, `replay`, `valid_until`, drivers, runbook."""
+    """One message's worth of an alert. The worker adds what it alone knows: model, `replay`, `valid_until`, runbook."""
 
     alert_id: str
     fingerprint: str
@@ -36,6 +37,7 @@ class Alert:
     expected: float  # units that the forecast expected there
     expected_quantiles: tuple[float, ...]  # at the levels asked for
     score: float
+    drivers: tuple[tuple[str, float], ...]  # names and effects in units, greatest first; they add up to observed - expected
 
     @property
     def firing(self) -> bool:
@@ -78,6 +80,7 @@ def messages(
 def _messages(
     t: Transitions, product_ids: Sequence[str], policy: AlertPolicy, tile_ms: int, levels: Sequence[float], closed: Reason | None
 ) -> Iterator[Alert]:
+    effects = drivers.split(t.funnel, t.usual, t.expected)
     for i, row in enumerate(t.rows.tolist()):
         product_id, action = product_ids[row], Action(int(t.action[i]))
         kind = Kind.SPIKE if t.spike[i] else Kind.DROP
@@ -102,6 +105,7 @@ def _messages(
             expected=expected,
             expected_quantiles=quantiles(expected, float(t.expected_sd[i]), levels),
             score=float(t.score[i]),
+            drivers=tuple(drivers.ranked(effects[i])),
         )
 
 

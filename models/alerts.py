@@ -26,13 +26,14 @@ import numpy as np
 import numpy.typing as npt
 
 from models import alert_evidence as row
-from models.alert_evidence import SCORE_SIZE, Bools, Floats, Known, known, learn, reference
+from models.alert_evidence import SCORE_SIZE, Bools, Floats, Known, known, learn, reference, usual
 from models.alert_policy import AlertPolicy
 
 __all__ = ["SCORE_SIZE", "Action", "AlertPolicy", "Kind", "Reason", "Transitions", "close_all", "fresh", "judge"]
 
-UP_COLUMNS: Final = (row.UP, row.UP_START, row.UP_UNITS, row.UP_EXPECTED)
-DOWN_COLUMNS: Final = (row.DOWN, row.DOWN_START, row.DOWN_UNITS, row.DOWN_EXPECTED)
+# A walk, the tile in which it left zero, and what was seen since: units observed and expected, orders, carts, views.
+UP_COLUMNS: Final = (row.UP, row.UP_START, [row.UP_UNITS, row.UP_EXPECTED, row.UP_ORDERS, row.UP_CARTS, row.UP_VIEWS])
+DOWN_COLUMNS: Final = (row.DOWN, row.DOWN_START, [row.DOWN_UNITS, row.DOWN_EXPECTED, row.DOWN_ORDERS, row.DOWN_CARTS, row.DOWN_VIEWS])
 # Walks, and the forecast that moves them, are rounded: the last bit of a float32 from another device should decide nothing.
 DECIMALS: Final = 6
 # A product is silent when so many orders should have come since its last one: exp(-5) is less than one in a hundred.
@@ -79,6 +80,8 @@ class Transitions:
     expected: Floats  # (k,) units that the forecast expected in it
     expected_sd: Floats  # (k,) their standard deviation
     score: Floats  # (k,) present evidence in nats; an alert that evidence ends, ends at 0
+    funnel: Floats  # (k, 4) views, carts, orders and units in the window
+    usual: Floats  # (k, 4) the same that usually come for one unit of the forecast; 0 where clicks are not known
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -94,25 +97,36 @@ def fresh(n: int) -> Floats:
 
 
 def judge(
-    scores: Floats, observed: Floats, orders: Floats, expected: Floats, tile: npt.ArrayLike, policy: AlertPolicy, *, tile_ms: int
+    scores: Floats,
+    observed: Floats,
+    orders: Floats,
+    expected: Floats,
+    tile: npt.ArrayLike,
+    policy: AlertPolicy,
+    *,
+    tile_ms: int,
+    clicks: Floats | None = None,
 ) -> tuple[Floats, Transitions]:
     """Judges one tile of each product: (new scores, what happened). A product's tiles come in order; one that was judged already is left out.
 
     scores (n, SCORE_SIZE); observed, orders (n,): units and orders in the tile; expected (n,): units that the forecast made before the tile's step
-    expected in it; tile: its index, one for all or (n,). Rows do not depend on each other. Tiles without an order are judged too.
+    expected in it; tile: its index, one for all or (n,); clicks (n, 2): carts and views in the tile, for explanations only (None: nobody counts
+    them). Rows do not depend on each other. Tiles without an order are judged too.
     """
     tiles = np.broadcast_to(np.asarray(tile, dtype=np.float64), (len(scores),))
     due = np.flatnonzero(tiles >= scores[:, row.TILE])
     s, index, x = scores[due], tiles[due], np.maximum(orders[due], 0.0)
     units_expected: Floats = np.maximum(expected[due], 0.0).round(DECIMALS)
-    seen = np.stack((np.maximum(observed[due], 0.0), units_expected), axis=1)
+    clicked = np.zeros((len(due), 2)) if clicks is None else np.maximum(clicks[due], 0.0)
+    seen = np.column_stack((np.maximum(observed[due], 0.0), units_expected, x, clicked))
     before = known(s, policy, tile_ms)
     s[:, row.TILE] = index + 1
     s[:, row.LAST_SALE] = np.where((x > 0) | (s[:, row.LAST_SALE] == 0), index + 1, s[:, row.LAST_SALE])
-    _accumulate(s, x, seen, index, before, policy)
+    _accumulate(s, seen, index, before, policy)
     is_open = s[:, row.FIRED] != 0
     stale = index + 1 - np.abs(s[:, row.FIRED]) >= policy.fade_tiles
-    learn(s, x, units_expected, index, before, ~is_open | stale, policy, tile_ms)
+    learn(s, seen, index, before, ~is_open | stale, policy, tile_ms)
+    s[:, row.COARSE] = s[:, row.COARSE].astype(np.float32)  # as stored: nothing depends on when that is
     happened = _live(s, due, before, policy)
     after = scores.copy()
     after[due] = s
@@ -130,12 +144,13 @@ def close_all(scores: Floats, reason: Reason, policy: AlertPolicy, *, tile_ms: i
     happened = _transitions(s, np.arange(len(s)), action, s[:, row.FIRED] > 0, nobody, known(s, policy, tile_ms))
     s[:, row.FIRED] = s[:, row.UP] = s[:, row.DOWN] = 0.0
     if reason is Reason.MODEL_CHANGED:
-        s[:, [row.AGE, row.ORDERS, row.EXPECTED]] *= MODEL_CHANGE_WEIGHT
+        s[:, [row.AGE, row.ORDERS, row.EXPECTED, row.UNITS, row.CARTS, row.VIEWS]] *= MODEL_CHANGE_WEIGHT
     return s, happened
 
 
-def _accumulate(s: Floats, orders: Floats, seen: Floats, tile: Floats, before: Known, policy: AlertPolicy) -> None:
-    """One step of both walks, in place. `seen`: (n, 2) units observed and expected in the tile."""
+def _accumulate(s: Floats, seen: Floats, tile: Floats, before: Known, policy: AlertPolicy) -> None:
+    """One step of both walks, in place. `seen`: (n, 5) units observed and expected in the tile, orders, carts, views."""
+    orders = seen[:, 2]
     levels = before.h[:, np.newaxis] / before.exponent
     spike, drop = s[:, row.FIRED] > 0, s[:, row.FIRED] < 0
     mass = seen[:, 1] * before.orders_per_unit
@@ -151,7 +166,7 @@ def _accumulate(s: Floats, orders: Floats, seen: Floats, tile: Floats, before: K
 
 def _step(
     s: Floats,
-    columns: tuple[int, int, int, int],
+    columns: tuple[int, int, list[int]],
     increment: Floats,
     level: Floats,
     is_open: Bools,
@@ -160,15 +175,14 @@ def _step(
     policy: AlertPolicy,
 ) -> None:
     """One step of one walk, in place; a window begins with the tile in which the walk may leave zero."""
-    walk, start, units, expected = columns
+    walk, start, window = columns
     begins = (s[:, walk] == 0) & ~is_open
     # Bounded both ways: one tile alone neither fires nor ends an alert. An open one fades where evidence does not come again.
     fastest = np.where(is_open, -level / policy.resolve_tiles, -np.inf)
     step = np.clip(increment, fastest, policy.max_share * level) - np.where(is_open, level / policy.fade_tiles, 0.0)
     s[:, walk] = np.clip(s[:, walk] + step, 0.0, np.where(is_open, level, np.inf)).round(DECIMALS)
     s[:, start] = np.where(begins, tile, s[:, start])
-    s[:, units] = np.where(begins, 0.0, s[:, units]) + seen[:, 0]
-    s[:, expected] = np.where(begins, 0.0, s[:, expected]) + seen[:, 1]
+    s[:, window] = np.where(begins[:, np.newaxis], 0.0, s[:, window]) + seen
 
 
 def _live(s: Floats, rows: npt.NDArray[np.intp], before: Known, policy: AlertPolicy) -> Transitions:
@@ -197,7 +211,9 @@ def _transitions(
     """The rows where `action` is not 0, with the window of their alert."""
     some = np.flatnonzero(action)
     s, spike = s[some], spike[some]
-    walk, start, units, expected = (np.where(spike, s[:, up], s[:, down]) for up, down in zip(UP_COLUMNS, DOWN_COLUMNS, strict=True))
+    walk, start = (np.where(spike, s[:, up], s[:, down]) for up, down in zip(UP_COLUMNS[:2], DOWN_COLUMNS[:2], strict=True))
+    seen = np.where(spike[:, np.newaxis], s[:, UP_COLUMNS[2]], s[:, DOWN_COLUMNS[2]])
+    units, expected, orders, carts, views = seen.T
     variance = before.dispersion[some] * expected / before.orders_per_unit[some] + before.relative_variance[some] * expected**2
     return Transitions(
         rows=rows[some].astype(np.int64),
@@ -210,4 +226,6 @@ def _transitions(
         expected=expected,
         expected_sd=np.sqrt(variance),
         score=(walk * before.exponent[some, np.where(spike, 0, 1)]).round(3),
+        funnel=np.column_stack((views, carts, orders, units)),
+        usual=usual(s),
     )

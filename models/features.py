@@ -191,17 +191,27 @@ def advance(spec: FeatureSpec, rows: F32, demand: F32, step: I64, out: F32 | Non
         np.copyto(out, rows)
     out[:, where.head] = head.T
     each = np.arange(len(rows))
-    for period, span, phase in zip(spec.periods, where.profiles, _phases(spec, step), strict=True):
+    for period, span, phase in zip(spec.periods, where.profiles, phases(spec, step), strict=True):
         slot = span.start + phase
-        floor = _SHORT_PERIOD_RATE if period <= _SHORT_PERIOD else _LONG_PERIOD_RATE
-        rate = np.maximum(1 / (np.floor(visits / np.float32(period)) + 1), floor)
+        rate = profile_rate(period, visits)
         before = out[each, slot]
         out[each, slot] = np.where(observed, before + rate * (units - before), before)
     out[each, where.recent.start + step % spec.recent] = np.where(observed, units, np.float32(np.nan))
     return out
 
 
-def _phases(spec: FeatureSpec, step: I64) -> tuple[I64, ...]:
+def profile_rate(period: int, visits: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """How much a profile's phase follows the newest value, (n,), of products that had so many observed steps before it."""
+    floor = _SHORT_PERIOD_RATE if period <= _SHORT_PERIOD else _LONG_PERIOD_RATE
+    return np.maximum(1 / (np.floor(visits / np.float32(period)) + 1), floor)
+
+
+def newest_weights(spec: FeatureSpec) -> npt.NDArray[np.float64]:
+    """Weights of the newest value in the EWMAs of demand, then in a stream's three, (half_lives + 3,)."""
+    return _weights(spec)[0][:, 0].astype(np.float64)
+
+
+def phases(spec: FeatureSpec, step: I64) -> tuple[I64, ...]:
     """Phase of each step, (n,), for each period. Nearly always all products are at the same step."""
     steps, inverse = distinct(step)
     found = [spec.season(int(s), 1).phases for s in steps]
@@ -252,6 +262,12 @@ def held(values: F32, before: F32) -> F32:
     return np.take_along_axis(whole, newest, axis=1)[:, 1:]
 
 
+def long_run(spec: FeatureSpec, rows: F32) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Slowest mean of demand, (n,), and of each stream, (n, streams), per step."""
+    levels, streams = _means(spec, rows[:, layout(spec).head].T.copy())
+    return levels[-1].astype(np.float64), np.array([means[-1] for means in streams], np.float64).reshape(len(streams), len(rows)).T
+
+
 def _scale(levels: F32) -> F32:
     # An adaptive mean, mostly slow, never 0; a new product's first sale moves all levels, so it adapts at once.
     scale: F32 = levels[-2] * np.float32(0.7) + levels[-3] * np.float32(0.3) + np.float32(0.02)
@@ -288,10 +304,10 @@ def encoder_inputs(spec: FeatureSpec, rows: F32, step: I64, profiles: Sequence[F
     newest = rows[each, where.recent.start + step % spec.recent]
     observed = np.isfinite(newest)
     units = np.where(observed, newest, np.float32(0))
-    phases = _phases(spec, step)
+    found = phases(spec, step)
     small, tiny = np.float32(0.02), np.float32(0.01)
     ratios = [1 + units / scale, *((levels + tiny) / (scale + tiny)), scale, 1 + head[where.since], 1 + head[where.age]]
-    for span, phase, profile in zip(where.profiles, phases, profiles, strict=True):
+    for span, phase, profile in zip(where.profiles, found, profiles, strict=True):
         ratios += [(rows[each, span.start + phase] + small) / (scale + small), profile[phase] + np.float32(0.05)]
     for last, means in zip(head[where.last], streams, strict=True):
         slow = means[2]

@@ -162,18 +162,26 @@ class Forecaster:
         inputs = rows.encoder_inputs(self.spec, features, step, self.artefact.profiles)
         scale = rows.scales(self.spec, features)
         wanted = targets.decoder_inputs(self.spec, features, step, self.horizon, asked, self.artefact.profiles, ahead=ahead)
-        on_quantiles = np.ones((n, len(self.levels)), np.float32) if factors is None else factors
-        mean = np.empty((n, self.horizon + k), np.float32)
-        quantiles = np.empty((n, self.horizon + k, len(self.levels)), np.float32)
-        for part, size in _batches(n):
-            batch = (_padded(array[part], size) for array in (inputs, state, wanted, scale, on_quantiles))
-            some_mean, some_quantiles = self._decode(*batch)
-            taken = slice(0, part.stop - part.start), slice(0, self.horizon + k)
-            mean[part], quantiles[part] = some_mean[taken], some_quantiles[taken]
+        mean, quantiles = (rows_[:, : self.horizon + k] for rows_ in self.decode(inputs, state, wanted, scale, factors))
         mean[:, self.horizon :] *= lengths
         quantiles[:, self.horizon :] *= lengths[..., None]
         np.maximum(quantiles, 0, out=quantiles)
         return mean, quantiles if factors is None else np.maximum.accumulate(quantiles, axis=-1, out=quantiles)
+
+    def decode(self, inputs: F32, state: F32, wanted: F32, scale: F32, factors: F32 | None = None) -> tuple[F32, F32]:
+        """Mean, (n, rows), and quantiles, (n, rows, levels), per step of each target, of ready-made inputs: what `read_out` is made of.
+
+        `inputs`: (n, encoder inputs); `wanted`: (n, horizon + a multiple of SUMS, decoder inputs); `scale`: (n,); `factors`: as in `read_out`.
+        """
+        n, targets_ = wanted.shape[:2]
+        on_quantiles = np.ones((n, len(self.levels)), np.float32) if factors is None else factors
+        mean = np.empty((n, targets_), np.float32)
+        quantiles = np.empty((n, targets_, len(self.levels)), np.float32)
+        for part, size in _batches(n):
+            batch = (_padded(array[part], size) for array in (inputs, state, wanted, scale, on_quantiles))
+            some_mean, some_quantiles = self._decode(*batch)
+            mean[part], quantiles[part] = some_mean[: part.stop - part.start], some_quantiles[: part.stop - part.start]
+        return mean, quantiles
 
     def _check(self, n: int, *, features: F32, state: F32, demand: F32) -> None:
         for name, array, width in (

@@ -16,9 +16,11 @@ from feature_store.calls import HEADER_BYTES, ProductCommit, ProductRecord, Runn
 from models.calibration import NO_TRIAL, Trials
 from models.features import FeatureSpec
 from models.features import fresh as fresh_features
-from models.timeline import EXPECTED, SCORE_COLUMNS, Advanced, Timelines, fresh_scores
+from models.timeline import COARSE_SCORES, EXPECTED, SCORE_COLUMNS, Advanced, Timelines, fresh_scores
 
 _HEADER: Final = struct.Struct("<q8s")
+# A product's scores behind their header: 228 bytes.
+SCORES: Final = np.dtype([("fine", "<f8", (COARSE_SCORES,)), ("coarse", "<f4", (SCORE_COLUMNS - COARSE_SCORES,))])
 
 
 def header(position: int, owner: bytes) -> bytes:
@@ -109,20 +111,21 @@ class Codec:
     @property
     def record_bytes(self) -> int:
         """What a product's four records hold, without Redis' own overhead."""
-        return 4 * HEADER_BYTES + 4 * (self.spec.size + self.state_size) + 8 * SCORE_COLUMNS + self.trial.itemsize
+        return 4 * HEADER_BYTES + 4 * (self.spec.size + self.state_size) + SCORES.itemsize + self.trial.itemsize
 
     def read(self, stored: Sequence[ProductRecord], first_tiles: Sequence[int | None]) -> Gathered:
         """Timelines from records. A product without features begins with the step of its first tile (`first_tiles`, None where it has features)."""
         n = len(stored)
         features = unpack([r.features for r in stored], self.feature_owner, fresh_features(self.spec, n))
         state = unpack([r.state for r in stored], self.model_owner, np.zeros((n, self.state_size), np.float32))
-        scores = unpack([r.scores for r in stored], self.model_owner, fresh_scores(n))
+        scores = unpack([r.scores for r in stored], self.model_owner, np.zeros((n, 1), SCORES))
         begins = np.array([0 if tile is None else tile // self.tiles_per_step for tile in first_tiles], np.int64) - 1
         step = np.where(features.known, features.position, begins)
         judged = (scores.known | scores.foreign) & features.known
         tile = np.where(judged, scores.position, (step + 1) * self.tiles_per_step - 1)
         in_step = state.known & features.known & (state.position == step)
-        score_rows = np.where(judged[:, None], scores.values, fresh_scores(n))
+        held = scores.values[:, 0]
+        score_rows = np.where(judged[:, None], np.hstack((held["fine"], held["coarse"])), fresh_scores(n))
         score_rows[scores.foreign, EXPECTED] = np.nan
         lines = Timelines(
             step=step,
@@ -169,7 +172,7 @@ class Codec:
         packed = zip(
             pack(after.step, self.feature_owner, after.features),
             pack(after.step, self.model_owner, after.state),
-            pack(after.tile, self.model_owner, after.scores),
+            pack(after.tile, self.model_owner, _stored_scores(after.scores)),
             strict=True,
         )
         return [
@@ -187,3 +190,10 @@ class Codec:
             )
             for i, (product, (features, state, scores)) in enumerate(zip(products, packed, strict=True))
         ]
+
+
+def _stored_scores(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.void]:
+    """(n, 1) of SCORES. Nothing is lost: coarse columns hold values of float32."""
+    held = np.zeros((len(rows), 1), SCORES)
+    held["fine"][:, 0], held["coarse"][:, 0] = rows[:, :COARSE_SCORES], rows[:, COARSE_SCORES:]
+    return held

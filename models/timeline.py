@@ -11,8 +11,9 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from feature_store.measures import MEASURES, NETTED_ORDERS, NETTED_UNITS, ORDERS, SCALES, UNITS, natural
+from feature_store.measures import CARTS, MEASURES, NETTED_ORDERS, NETTED_UNITS, ORDERS, SCALES, UNITS, VIEWS, natural
 from models import alerts, calibration
+from models.alert_evidence import COARSE
 from models.alerts import AlertPolicy, Transitions
 from models.announcing import announce
 from models.calibration import Outcomes, Pools, Trials
@@ -26,6 +27,7 @@ DAY_MS: Final = 86_400_000
 # Columns of the scores record before the alerts' own.
 EXPECTED, PUBLISHED_STEP, PUBLISHED_SCALE, SAID, OWN_COLUMNS = range(5)  # SAID: 1 while an alert is open that was announced
 SCORE_COLUMNS: Final = OWN_COLUMNS + alerts.SCORE_SIZE
+COARSE_SCORES: Final = OWN_COLUMNS + COARSE.start  # from this column on they are of float32
 NEVER: Final = -1.0
 
 # A silent product's forecast is sent again when its typical demand per step has moved by more than a fifth since.
@@ -134,9 +136,11 @@ def advance(timelines: Timelines, sums: F64, first: int, tiles_per_step: int, mo
         judged[due] = tile
         known = due[np.isfinite(scores[due, EXPECTED])]
         if len(known):
-            units, orders = placed(sums[known, tile - first])
+            of_tile = sums[known, tile - first]
+            units, orders = placed(of_tile)
             own, expected = scores[known, OWN_COLUMNS:], scores[known, EXPECTED] / tiles_per_step
-            own, moved = alerts.judge(own, units, orders, expected, tile, policy, tile_ms=step_ms // tiles_per_step)
+            clicks, tile_ms = of_tile[:, [CARTS, VIEWS]], step_ms // tiles_per_step
+            own, moved = alerts.judge(own, units, orders, expected, tile, policy, tile_ms=tile_ms, clicks=clicks)
             scores[known, OWN_COLUMNS:] = own
             said, not_said = _announced(scores, replace(moved, rows=known[moved.rows]), features, tile // tiles_per_step, model, pools)
             transitions.append(said)

@@ -3,8 +3,10 @@
 rate = popularity · hour of the week · slow drift · launch or fading · price and promotion · injected trends
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import StrEnum
+from math import ceil
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -22,6 +24,7 @@ WEEK_MS: Final = 7 * DAY_MS
 
 # Streams of random numbers: each thing has its own, so that one's settings do not move the others.
 CATALOGUE, DRIFT, PRICE, PROMOTIONS, TRENDS, TRAFFIC = range(6)
+CAUSES: Final = 16
 
 # Share of a day's purchases by local hour: working hours, evening, early and late.
 _DAYS: Final = np.array(
@@ -63,15 +66,31 @@ class ShopConfig:
     currency: str | None = None  # of every order; None: orders do not say
 
 
+class Cause(StrEnum):
+    """Why demand changes suddenly; order lines are multiplied by the trend's factor all the same."""
+
+    TRAFFIC = "traffic"  # a mention, a listing that vanished: clicks of all kinds change with the lines
+    CONVERSION = "conversion"  # a price error: as many look, but carts and lines change
+    ORDER_SIZE = "order_size"  # bulk buyers: more lines, and each holds `size` times as much; as many look
+    STOCK_OUT = "stock_out"  # nothing in stock: as many look, carts and lines stay away
+    CHECKOUT = "checkout"  # payment fails: as many look and fill carts, lines stay away
+
+
+SPIKE_CAUSES: Final = (Cause.TRAFFIC, Cause.CONVERSION, Cause.ORDER_SIZE)
+DROP_CAUSES: Final = (Cause.TRAFFIC, Cause.CONVERSION, Cause.STOCK_OUT, Cause.CHECKOUT)
+
+
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """An injected sudden change: from start to end, the product's demand is multiplied by the factor."""
+    """An injected sudden change: from start to end, the product's order lines are multiplied by the factor, and their units by the size."""
 
     product: int
     product_id: str
     start_ms: int
     end_ms: int
     factor: float
+    cause: Cause
+    size: int = 1
 
     @property
     def kind(self) -> str:
@@ -123,16 +142,33 @@ class Demand:
         """Random numbers of one stream (CATALOGUE …) at an index (week, day or hour since 1970)."""
         return np.random.default_rng([self._seed, stream, index])
 
-    def lines(self, hour: int) -> Floats:
-        """Expected order lines per tile in an hour since 1970; shape (12, products)."""
+    def usual_lines(self, hour: int) -> Floats:
+        """Expected order lines per tile in an hour since 1970 if nothing changed suddenly; shape (12, products)."""
         start_ms = hour * HOUR_MS
         rate = self._hourly(start_ms) * self._price_effect(start_ms)
-        tiles = np.tile(rate / TILES_PER_HOUR, (TILES_PER_HOUR, 1))
-        for trend in self.trends(start_ms, start_ms + HOUR_MS):
-            first = max(0, (trend.start_ms - start_ms) // TILE_MS)
-            last = min(TILES_PER_HOUR, (trend.end_ms - start_ms) // TILE_MS)
-            tiles[first:last, trend.product] *= trend.factor
+        return np.tile(rate / TILES_PER_HOUR, (TILES_PER_HOUR, 1))
+
+    def lines(self, hour: int) -> Floats:
+        """Expected order lines per tile in an hour since 1970; shape (12, products)."""
+        tiles = self.usual_lines(hour)
+        for trend, during in self.changes(hour):
+            tiles[during, trend.product] *= trend.factor
         return tiles
+
+    def sizes(self, hour: int) -> npt.NDArray[np.int64]:
+        """How many times the usual units a line holds, per tile; shape (12, products)."""
+        tiles = np.ones((TILES_PER_HOUR, self.config.products), np.int64)
+        for trend, during in self.changes(hour):
+            tiles[during, trend.product] = trend.size
+        return tiles
+
+    def changes(self, hour: int) -> list[tuple[Trend, slice]]:
+        """The trends of an hour since 1970, and during which of its tiles."""
+        start_ms = hour * HOUR_MS
+        return [
+            (trend, slice(max(0, (trend.start_ms - start_ms) // TILE_MS), min(TILES_PER_HOUR, (trend.end_ms - start_ms) // TILE_MS)))
+            for trend in self.trends(start_ms, start_ms + HOUR_MS)
+        ]
 
     def cents(self, hour: int) -> Floats:
         """Price of one unit at the start of an hour, in hundredths; shape (products,)."""
@@ -203,7 +239,8 @@ class Demand:
             # Every other product on every other day: trends last up to 12 hours, so a product's never overlap.
             candidates = self._sellers(day)
             chosen = rng.permutation(candidates[candidates % 2 == day % 2])[: rng.poisson(self.config.trends_per_day)]
-            self._trends_by_day[day] = [self._trend(rng, day, product) for product in chosen.tolist()]
+            causes = self.generator(CAUSES, day)
+            self._trends_by_day[day] = [_with_cause(causes, self._trend(rng, day, product)) for product in chosen.tolist()]
         return self._trends_by_day[day]
 
     def _sellers(self, day: int) -> npt.NDArray[np.int64]:
@@ -216,7 +253,15 @@ class Demand:
         start_ms = day * DAY_MS + int(rng.integers(0, DAY_MS // TILE_MS)) * TILE_MS
         length_ms = int(rng.integers(2 * TILES_PER_HOUR, 12 * TILES_PER_HOUR + 1)) * TILE_MS
         factor = rng.uniform(2.5, 6.0) if rng.random() < 0.65 else rng.uniform(0.0, 0.25)
-        return Trend(product, self.product_ids[product], start_ms, start_ms + length_ms, round(float(factor), 3))
+        return Trend(product, self.product_ids[product], start_ms, start_ms + length_ms, round(float(factor), 3), Cause.TRAFFIC)
+
+
+def _with_cause(rng: np.random.Generator, trend: Trend) -> Trend:
+    """The trend with a cause that fits its direction."""
+    causes, choice, more = SPIKE_CAUSES if trend.factor > 1 else DROP_CAUSES, rng.random(), int(rng.integers(1, 4))
+    cause = causes[int(choice * len(causes))]
+    # Orders change more by their size than by their number: else it would be called otherwise.
+    return replace(trend, cause=cause, size=ceil(trend.factor) + more if cause is Cause.ORDER_SIZE else 1)
 
 
 def _profiles(rng: np.random.Generator, products: int) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from simulator.demand import TILE_MS, TRAFFIC, Demand, ShopConfig, Trend
+from simulator.demand import TILE_MS, TRAFFIC, Cause, Demand, Floats, ShopConfig, Trend
 from simulator.dirt import Dirt, is_clean, soil, with_copies
 from simulator.events import ABSENT, DAY_MS, HOUR_MS, MINUTE_MS, Events, Kind, Names, Topic
 from simulator.feed import HEARTBEAT_MS, Chunk, Feed, Partitions, Traffic
@@ -54,7 +54,8 @@ class Shop:
         Gross of cancellations, and of the small shares that dirt rejects. Includes promotions and injected trends.
         """
         hours = np.arange(-(-start_ms // HOUR_MS), -(-end_ms // HOUR_MS))
-        units = [self.demand.lines(hour).sum(axis=0) * (1 + self.demand.extra_units) for hour in hours.tolist()]
+        lines = [(self.demand.lines(hour) * self.demand.sizes(hour)).sum(axis=0) for hour in hours.tolist()]
+        units = [of_hour * (1 + self.demand.extra_units) for of_hour in lines]
         return pd.DataFrame(
             {
                 "product_id": np.tile(np.array(self.names.product_ids, dtype=object), len(hours)),
@@ -77,9 +78,10 @@ class Shop:
     def period(self, index: int) -> Traffic:
         """The orders and clicks of an hour since 1970, with what follows from them later."""
         rng = self.demand.generator(TRAFFIC, index)
-        rates = self.demand.lines(index) * _noise(rng, self.config)
+        noise = _noise(rng, self.config)
+        rates = self.demand.lines(index) * noise
         placed = self._orders(rng, index, rates)
-        clicks = self._clicks(rng, index, rates, placed)
+        clicks = self._clicks(rng, index, self._others(index, rates, noise), placed)
         orders = soil(Topic.ORDERS, placed, self.dirt, self.rules, rng)
         honest = orders.where(is_clean(orders, self.rules))
         after = [self._cancellations(rng, honest), self._returns(rng, honest)]
@@ -99,6 +101,7 @@ class Shop:
         demand = self.demand
         whole = 1 + rng.poisson(demand.extra_units[product])
         weight = 1_000 + np.rint(1_000 * rng.exponential(demand.extra_units[product])).astype(np.int64)
+        size = demand.sizes(hour)[(time_ms - hour * HOUR_MS) // TILE_MS, product]
         return Events.of(
             n,
             m,
@@ -109,11 +112,30 @@ class Shop:
             key=rng.integers(0, self.config.customers, n),
             lines=np.diff(np.append(first, m)),
             product=product,
-            quantity=np.where(demand.weighed[product], weight, 1_000 * whole),
+            quantity=size * np.where(demand.weighed[product], weight, 1_000 * whole),
             price=demand.cents(hour)[product] / 100,
         )
 
-    def _clicks(self, rng: np.random.Generator, hour: int, rates: npt.NDArray[np.float64], placed: Events) -> Events:
+    def _others(self, hour: int, rates: Floats, noise: Floats) -> Floats:
+        """Expected clicks of those who buy nothing, per tile, product and kind: view, cart, removal, wish; shape (12, products, 4).
+
+        `rates`, (12, products), are the lines', `noise`, (products,), is in them.
+        """
+        config = self.config
+        a_line = [max(config.views_per_line - 1, 0), max(config.carts_per_line - 1, 0), config.uncarts_per_line, config.favourites_per_line]
+        others = rates[..., np.newaxis] * np.array(a_line)
+        changed = [(trend, during) for trend, during in self.demand.changes(hour) if trend.cause is not Cause.TRAFFIC]
+        all_usual = self.demand.usual_lines(hour) * noise if changed else rates
+        for trend, during in changed:
+            lines, usual = rates[during, trend.product], all_usual[during, trend.product]
+            # Every line has a view and a cart of its own before it, in `_clicks`.
+            others[during, trend.product, 0] = np.maximum(config.views_per_line * usual - lines, 0)
+            if trend.cause is Cause.CHECKOUT:
+                others[during, trend.product, 1] = np.maximum(config.carts_per_line * usual - lines, 0)
+            others[during, trend.product, 3] = config.favourites_per_line * usual
+        return others
+
+    def _clicks(self, rng: np.random.Generator, hour: int, others: Floats, placed: Events) -> Events:
         """Before every purchase a view and an addition to the cart; and others' clicks, who buy nothing."""
         config = self.config
         m = len(placed.product)
@@ -121,14 +143,11 @@ class Shop:
         viewed_before = rng.integers(MINUTE_MS, BROWSING_MS, m)
         carted_before = (viewed_before * rng.uniform(0.05, 0.95, m)).astype(np.int64)
 
-        others = np.array(
-            [max(config.views_per_line - 1, 0), max(config.carts_per_line - 1, 0), config.uncarts_per_line, config.favourites_per_line]
-        )
-        time_ms, product = _arrivals(rng, hour, rates * others.sum())
+        time_ms, product = _arrivals(rng, hour, others.sum(axis=-1))
         n = len(product)
         kinds = np.array([Kind.VIEW, Kind.ADD_TO_CART, Kind.REMOVE_FROM_CART, Kind.WISHLIST])
-        chances = np.cumsum(others) / max(others.sum(), 1e-9)
-        kind = kinds[np.minimum(np.searchsorted(chances, rng.random(n), side="right"), 3)]
+        below = np.cumsum(others, axis=-1)[(time_ms - hour * HOUR_MS) // TILE_MS, product]
+        kind = kinds[np.minimum((rng.random(n)[:, np.newaxis] * below[:, -1:] >= below).sum(axis=1), 3)]
 
         event_ms = np.concatenate([ordered_ms - viewed_before, ordered_ms - carted_before, time_ms - rng.integers(0, BROWSING_MS, n)])
         key = np.concatenate([buyer, buyer, rng.integers(0, config.customers, n)])

@@ -159,9 +159,9 @@ class Doorbell(Struct, frozen=True, kw_only=True):
 
 
 class Driver(Struct, frozen=True, kw_only=True):
-    """One reason for a trend or an alert, with its signed share."""
+    """One reason for an alert or a forecast: how many units more (or fewer) there are because of it."""
 
-    name: Text
+    name: Text  # traffic, cart_rate, …: docs/alerts.md
     effect: float
 
 
@@ -201,7 +201,7 @@ class Trend(Struct, frozen=True, kw_only=True):
 
     direction: Direction
     strength: float
-    drivers: list[Driver]
+    drivers: list[Driver]  # empty: they cost a hundred forecasts, and are told on demand (`trendcast explain`)
 
 
 class ModelName(Struct, frozen=True, kw_only=True):
@@ -272,7 +272,7 @@ class TrendAlert(Struct, frozen=True, kw_only=True):
     levels: list[Level]
     expected: Expected  # units in the window
     score: float
-    drivers: list[Driver]
+    drivers: list[Driver]  # greatest effect first; they add up to observed minus the expected mean
     valid_until: EpochMs
     model: ModelName
     replay: bool  # decided more than 15 minutes after its window

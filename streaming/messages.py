@@ -137,7 +137,7 @@ def trend_alert(alert: Alert, levels: Sequence[float], model: ModelName, *, now_
         levels=list(levels),
         expected=Expected(mean=_round(alert.expected), quantiles=[_round(q) for q in alert.expected_quantiles]),
         score=alert.score,
-        drivers=[Driver(name="units above expectation", effect=_round(alert.observed - alert.expected))],
+        drivers=[Driver(name=name, effect=_round(effect)) for name, effect in alert.drivers],
         valid_until=alert.updated_at_ms + valid_for_ms,
         model=model,
         replay=now_ms is None or now_ms - alert.updated_at_ms > REPLAY_AFTER_MS,
@@ -157,8 +157,7 @@ def _trend(ahead: float, level: float) -> Trend:
     """Mean demand per step of the horizon against the recent level."""
     strength = _round((ahead - level) / max(level, 0.01)) if max(ahead, level) > 0.01 else 0.0
     direction: Direction = "flat" if abs(strength) < FLAT_BAND else "rising" if strength > 0 else "falling"
-    drivers = [Driver(name="recent level", effect=_round(level)), Driver(name="forecast", effect=_round(ahead))]
-    return Trend(direction=direction, strength=strength, drivers=drivers)
+    return Trend(direction=direction, strength=strength, drivers=[])
 
 
 def _week_level(recent: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
