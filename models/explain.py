@@ -1,7 +1,7 @@
 """What moved a forecast: its sum over the horizon against a base, split over groups of inputs by exact Shapley values, in units.
 
 **The base** is what the model says of the product at its long-run level: the stored steps (some days) sold, and clicked, at the mean rates of the weeks
-before, in the season's shape; the coming hours and weekdays alike; covariates at their usual values. **A driver's effect** is the Shapley value
+before, in the season's shape; the coming days like the mean of all days; covariates at their usual values. **A driver's effect** is the Shapley value
 (Shapley 1953; Lundberg and Lee 2017) of its group being as it is: the mean, over all orders in which groups may be put in, of what it changes.
 All 2^groups coalitions go through the network, so that effects add up to the forecast without an approximation.
 
@@ -32,9 +32,9 @@ CLICKS: Final = ("views", "carts", "uncarts", "favourites")
 RECENT_DEMAND, RECENT_CLICKS, SEASON, SHOP, CALENDAR, RUNNING = (
     "recent_demand",
     "clicks",
-    "season",  # the product's own hours and weekdays
-    "shop_season",  # the shop's
-    "calendar",  # day of the month, weekend, what the model makes of weekdays and hours beside the profiles
+    "season",  # which weekdays are coming, by the product's own profile
+    "shop_season",  # by the shop's
+    "calendar",  # day of the month, weekend, and what the model makes of weekdays beside the profiles
     "running_step",  # what the running step has brought so far
 )
 # Younger at the first stored step, a product's own mean of all its life is its long-run level.
@@ -198,36 +198,51 @@ def _with_covariates(spec: FeatureSpec, features: F32, ahead: F32 | None, known:
     return some, None if ahead is None else np.where(off, usual[:, None], ahead)
 
 
-def _totals(
-    model: Forecaster, features: F32, state: F32, step: I64, ahead: F32 | None, factors: F32 | None
-) -> list[tuple[int, npt.NDArray[np.float64]]]:
+def _totals(model: Forecaster, features: F32, state: F32, step: I64, ahead: F32 | None, factors: F32 | None) -> list[tuple[int, F64]]:
     """Units over the horizon, (n,), for each combination (season 1, shop's 2, calendar 4) of what is known of the coming steps."""
-    spec, n = model.spec, len(step)
-    inputs = rows.encoder_inputs(spec, features, step, model.artefact.profiles)
+    spec, horizon, n = model.spec, model.horizon, len(step)
+    shop = model.artefact.profiles
+    inputs = rows.encoder_inputs(spec, features, step, shop)
     scale = rows.scales(spec, features)
     even = features.copy()
-    for own, shop in zip(rows.layout(spec).profiles, model.artefact.profiles, strict=True):
-        young = rows.ages(spec, features) < len(shop)
-        even[:, own] = np.where(young, scale * shop.mean(), features[:, own].mean(axis=1))[:, None]
-    even_shop = [np.full_like(shop, shop.mean()) for shop in model.artefact.profiles]
+    for own in rows.layout(spec).profiles:
+        even[:, own] = _any_day(spec, features[:, own])
+    even_shop = [_any_day(spec, profile[None])[0] for profile in shop]
     nothing = np.ones((n, SUMS), np.int64)
-    waves = slice(2 * len(spec.periods) + 3, 2 * len(spec.periods) + 3 + n_waves(spec.step_ms))
-    usual_waves = _usual_waves(spec, int(step.max()))
+    first_wave = 2 * len(spec.periods) + 3
+    waves = slice(first_wave, first_wave + n_waves(spec.step_ms))
+    usual_waves = _usual_waves(spec, step, horizon)
     wanted = []
     for combination in range(8):
-        some, shop_profiles = features if combination & 1 else even, model.artefact.profiles if combination & 2 else even_shop
-        asked = targets.decoder_inputs(spec, some, step, model.horizon, nothing, shop_profiles, ahead=ahead)
+        some, general = features if combination & 1 else even, shop if combination & 2 else even_shop
+        asked = targets.decoder_inputs(spec, some, step, horizon, nothing, general, ahead=ahead)
         if not combination & 4:
-            asked[:, :, waves] = usual_waves
+            asked[:, :horizon, waves] = usual_waves
         wanted.append(asked)
     on_quantiles = None if factors is None else np.tile(factors, (8, 1))
     mean, _ = model.decode(np.tile(inputs, (8, 1)), np.tile(state, (8, 1)), np.concatenate(wanted), np.tile(scale, 8), on_quantiles)
-    sums = mean[:, : model.horizon].sum(axis=1, dtype=np.float64).reshape(8, n)
+    sums = mean[:, :horizon].sum(axis=1, dtype=np.float64).reshape(8, n)
     return list(enumerate(sums))
 
 
-def _usual_waves(spec: FeatureSpec, step: int) -> F32:
-    """Mean of the calendar's waves over about a year from the day of a step on; whole weeks."""
-    steps = max(CALENDAR_DAYS * DAY_MS // spec.step_ms, 1)
-    per_year = step // steps * steps  # changes once a year, so that it is remembered
-    return np.asarray(spec.season(per_year, steps).waves.mean(axis=0))
+def _a_day(spec: FeatureSpec) -> int:
+    """Steps."""
+    return max(DAY_MS // spec.step_ms, 1)
+
+
+def _any_day(spec: FeatureSpec, profile: F32) -> F32:
+    """Profiles, (n, period), in which all days are alike: each hour is its mean over the days."""
+    n, period = profile.shape
+    if period % _a_day(spec):
+        return np.broadcast_to(profile.mean(axis=1, keepdims=True), profile.shape)
+    days = profile.reshape(n, -1, _a_day(spec))
+    return np.broadcast_to(days.mean(axis=1, keepdims=True), days.shape).reshape(n, period)
+
+
+def _usual_waves(spec: FeatureSpec, step: I64, horizon: int) -> F32:
+    """Mean of the calendar's waves at the hours of the steps after `step`, over a year of whole weeks, (n, horizon, waves)."""
+    day = _a_day(spec)
+    steps = CALENDAR_DAYS * day
+    year = int(step.max()) // steps * steps
+    mean = spec.season(year, steps).waves.reshape(CALENDAR_DAYS, day, -1).mean(axis=0)
+    return np.asarray(mean[(step[:, None] + 1 + np.arange(horizon)) % day])

@@ -27,6 +27,7 @@ COMMANDS: Final = (
     "fitnowcast",
     "models",
     "features",
+    "explain",
     "export",
     "deadletters",
     "acceptgap",

@@ -44,12 +44,12 @@ async def features_of(store: FeatureStore, settings: Settings, product: str, as_
     shard = shard_of(product, settings.shards)
     last_event_ms = await store.last_event_ms(shard, product)
     if last_event_ms is None:
-        raise UserError(await _unknown(store, settings, product))
+        raise UserError(await unknown_product(store, settings, product))
     [held] = await store.history([(shard, product)])
     grid = Grid(settings.tile_ms, settings.step_ms)
     rolled_ms = None if held[2] is None else grid.step_end_ms(held[2])
     if as_of_ms is None:
-        as_of_ms = await _reached_ms(store, settings, shard, last_event_ms, rolled_ms)
+        as_of_ms = await reached_ms(store, settings, shard, last_event_ms, rolled_ms)
     elif rolled_ms is not None and as_of_ms < rolled_ms:
         raise UserError(
             f"{product!r} is known tile by tile from {moment_text(rolled_ms)} on, what is before is rolled up into whole steps: ask for that moment "
@@ -60,7 +60,8 @@ async def features_of(store: FeatureStore, settings: Settings, product: str, as_
     return ProductFeatures(product, shard, as_of_ms, last_event_ms, rolled_ms, matrix.of_product(0))
 
 
-async def _reached_ms(store: FeatureStore, settings: Settings, shard: int, last_event_ms: int, rolled_ms: int | None) -> int:
+async def reached_ms(store: FeatureStore, settings: Settings, shard: int, last_event_ms: int, rolled_ms: int | None) -> int:
+    """The moment that a product's shard has reached: what forecasts are made for (`as_of`)."""
     sources = await store.sources()
     watermarks, idle = await store.heard(shard)
     lagging_ms = settings.lagging_source_ms if settings.clock is Clock.WALL else None
@@ -80,7 +81,8 @@ def as_of(watermark_ms: int, lateness_ms: int, last_event_ms: int, rolled_ms: in
     return reached_ms if rolled_ms is None else max(reached_ms, rolled_ms)
 
 
-async def _unknown(store: FeatureStore, settings: Settings, product: str) -> str:
+async def unknown_product(store: FeatureStore, settings: Settings, product: str) -> str:
+    """What to say of a product that is not there, with names like it."""
     near: list[str] = []
     n = 0
     for shard in range(settings.shards):
