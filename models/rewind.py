@@ -18,7 +18,7 @@ LEAST_KEPT: Final = 1e-3
 def rewind(spec: FeatureSpec, rows: F32, demand: F32, step: I64) -> F32:
     """Rows, (n, size), before they consumed `demand`, (n, steps, 1 + streams), of steps that end with `step`, (n,), each observed.
 
-    Rows no older than that are fresh. Covariates are taken as they are now; which days the recent demands before belonged to is not known.
+    Rows no older than that are fresh. Covariates are taken as they are now; the recent demands before these steps are not known.
     """
     where = layout(spec)
     n, steps = demand.shape[:2]
@@ -32,6 +32,8 @@ def rewind(spec: FeatureSpec, rows: F32, demand: F32, step: I64) -> F32:
     for s in range(len(spec.streams)):
         span = slice(where.streams.start + 3 * s, where.streams.start + 3 * s + 3)
         before[:, span] = _solved(before[:, span], values[:, :, 1 + s], weights[n_levels:], first_age)
+    slowest = 1 - weights[-1]
+    before[:, where.usual] *= ((1 - slowest**first_age) / (1 - slowest ** np.maximum(age, 1)))[:, None]
     each = np.arange(n)
     for back in range(steps):
         units = values[:, steps - 1 - back, 0]

@@ -10,6 +10,7 @@ from feature_store.calls import HEADER_BYTES, RunningSums
 from feature_store.measures import N_MEASURES
 from feature_store.store import FeatureStore
 from models import timeline
+from models.artefact import UnusableArtefact
 from models.explain import explain
 from models.features import F32
 from models.forecaster import Forecaster
@@ -58,6 +59,14 @@ class _Present:
     running: F32  # (1, 1 + streams) of the step after it
     elapsed: F32  # (1,)
     as_of_ms: int
+
+
+def load_model(settings: Settings) -> Forecaster:
+    """The model that the settings name. Raises UserError."""
+    try:
+        return Forecaster.load(settings.model_dir, settings.timezone)
+    except UnusableArtefact as error:
+        raise UserError(str(error)) from error
 
 
 async def explained_forecast(store: FeatureStore, settings: Settings, model: Forecaster, product: Product) -> ExplainedForecast:

@@ -26,8 +26,7 @@ def explain(
     """Show what moved a product's present forecast: units more or fewer than at its long-run level, by driver. docs/explanations.md says how."""
     settings = load_settings()
     from feature_store.sharding import shard_of
-    from streaming.explanations import explained_forecast
-    from streaming.forecast import load_model
+    from streaming.explanations import explained_forecast, load_model
     from streaming.operators import opened
 
     async def go() -> "ExplainedForecast":

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from feature_store.measures import N_MEASURES, NETTED_ORDERS, NETTED_UNITS, ORDERS, SCALES, UNITS
+from feature_store.measures import CARTS, N_MEASURES, NETTED_ORDERS, NETTED_UNITS, ORDERS, SCALES, UNITS, VIEWS
 from models import calibration, features, timeline
 from models.alerts import Action, AlertPolicy
 from models.calibration import Memory, Outcomes, Pools, Trials
@@ -58,9 +58,10 @@ MODEL = Steady()
 
 
 def sums_of(orders: Counts, cancelled: Counts) -> F64:
-    """Integer sums of tiles, each order of one unit, when so many of them are cancelled."""
+    """Integer sums of tiles, each order of one unit, when so many of them are cancelled; who buys has looked around before."""
     sums = np.zeros((*orders.shape, N_MEASURES))
     sums[..., ORDERS], sums[..., NETTED_ORDERS] = orders - cancelled, cancelled
+    sums[..., VIEWS], sums[..., CARTS] = 5 * orders + 1, orders
     sums[..., UNITS], sums[..., NETTED_UNITS] = sums[..., ORDERS] * SCALES[UNITS], cancelled * SCALES[NETTED_UNITS]
     return sums
 
