@@ -154,7 +154,15 @@ def report(
             ],
         )
     )
-    return {"machine": about, "traffic": sent, "products": products, "keys": kinds, "bytes_per_product": beside, "bytes_fixed": fixed, "resident": resident}
+    return {
+        "machine": about,
+        "traffic": sent,
+        "products": products,
+        "keys": kinds,
+        "bytes_per_product": beside,
+        "bytes_fixed": fixed,
+        "resident": resident,
+    }
 
 
 if __name__ == "__main__":

@@ -215,6 +215,15 @@ def parted(both: bytes) -> tuple[bytes, bytes]:
     return both[:end], both[end:-4]
 
 
+class ModelPointer(msgspec.Struct, frozen=True):
+    """Which model is to serve the namespace: what promotion moves and workers follow."""
+
+    name: str
+    version: str  # the artefact's
+    label: str  # the registered version's, for people
+    files: str  # URI of the artefact's directory: file:///…, or runs:/…, which the MLflow store of the workers' settings knows
+
+
 class RunningSums(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Integer sums, one a measure, of the newest step that a product was heard of in, and of the step before."""
 
@@ -246,6 +255,15 @@ class ProductCommit:
     scores: bytes
     dirty_since_ms: int | None  # real time; None: nothing to publish
     trial: bytes = b""  # empty: the one that is stored stays
+
+
+@dataclass(frozen=True, slots=True)
+class RebuiltState:
+    """A product's state under the model that serves, at the step at which its features stand."""
+
+    product: str
+    expected_features: bytes  # header as read
+    state: bytes
 
 
 @dataclass(frozen=True, slots=True)

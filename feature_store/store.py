@@ -24,11 +24,13 @@ from feature_store.calls import (
     Applied,
     ApplyCall,
     DaySums,
+    ModelPointer,
     Outcome,
     OwnerLost,
     Position,
     ProductCommit,
     ProductRecord,
+    RebuiltState,
     RolledBack,
     Seen,
     ShardRolledBack,
@@ -47,8 +49,9 @@ OUTAGE_S: Final = 30.0
 LIVE_CELLS: Final = 128
 READ_CHUNK: Final = 512  # products a pipelined read: replies of a few MB at most
 
-_SCRIPTS: Final = ("apply", "take", "tiles", "begin", "commit", "settle", "close", "evict", "skip")
+_SCRIPTS: Final = ("apply", "take", "tiles", "begin", "commit", "settle", "close", "evict", "rebuild", "skip")
 _tile_decoder = msgspec.msgpack.Decoder(list[float])
+_pointer = msgspec.json.Decoder(ModelPointer)
 _integers = msgspec.msgpack.Decoder(list[int])
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -82,7 +85,7 @@ class FeatureStore:
         self._sha = {name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in source.items()}
 
     @classmethod
-    async def open(cls, settings: StoreSettings, *, feature_spec: str | None = None, create: bool = True) -> Self:
+    async def open(cls, settings: StoreSettings, *, create: bool = True) -> Self:
         """Connect, check that Redis can serve (version, eviction policy), and that the namespace was made with these settings.
 
         `create`: make the namespace where there is none; else that is an error, and nothing is written. Raises StoreUnusable.
@@ -91,7 +94,7 @@ class FeatureStore:
         store = cls(client, settings)
         try:
             await store._check_server()
-            await store._check_meta(feature_spec, create)
+            await store._check_meta(create)
         except (RedisConnectionError, RedisTimeoutError) as error:
             await client.aclose()
             raise StoreUnusable(
@@ -114,7 +117,7 @@ class FeatureStore:
         if policy != "noeviction":
             raise StoreUnusable(f"Redis evicts keys (maxmemory-policy {policy}), which would lose sums: set maxmemory-policy noeviction")
 
-    async def _check_meta(self, feature_spec: str | None, create: bool) -> None:
+    async def _check_meta(self, create: bool) -> None:
         s = self._settings
         wanted = {
             "shards": str(s.shards),
@@ -124,8 +127,6 @@ class FeatureStore:
             "currency": s.currency or "",
             "measures": ",".join(MEASURES),
         }
-        if feature_spec is not None:
-            wanted["feature_spec"] = feature_spec
         pipe = self._redis.pipeline(transaction=True)
         for name, value in wanted.items() if create else ():
             pipe.hsetnx(self.keys.meta, name, value)
@@ -142,6 +143,34 @@ class FeatureStore:
                     f"namespace {s.namespace!r} was made with {name}={found.get(name)!r}, this worker says {value!r}: "
                     "use the settings it was made with, or another TRENDCAST_NAMESPACE and replay into it"
                 )
+
+    # ---- which model
+
+    async def features_in_use(self) -> str | None:
+        """Hash of the feature specification whose rows are kept here; None: no forecast worker has been here yet."""
+        found = await self._patiently(lambda: self._redis.hget(self.keys.meta, "feature_spec"))
+        return None if found is None else str(found.decode())
+
+    async def use_features(self, spec: str) -> None:
+        """Rows of this feature specification (its hash) are kept here from now on. Raises StoreUnusable where those of another are."""
+        await self._patiently(lambda: self._redis.hsetnx(self.keys.meta, "feature_spec", spec))
+        if (found := await self.features_in_use()) != spec:
+            raise StoreUnusable(
+                f"namespace {self._settings.namespace!r} holds features of specification {found}, the model's are {spec}: "
+                "serve a model of that specification, or replay into another TRENDCAST_NAMESPACE"
+            )
+
+    async def model(self) -> ModelPointer | None:
+        """The model that is to serve; None: none was ever promoted here. Raises StoreUnusable where somebody else wrote what stands there."""
+        found = await self._patiently(lambda: self._redis.hget(self.keys.meta, "model"))
+        try:
+            return None if found is None else _pointer.decode(found)
+        except msgspec.DecodeError as error:
+            raise StoreUnusable(f"{self.keys.meta}, field model, names no model ({error}): promote one again") from error
+
+    async def point_at(self, model: ModelPointer) -> None:
+        """Workers take this model over from now on."""
+        await self._patiently(lambda: self._redis.hset(self.keys.meta, "model", msgspec.json.encode(model)))
 
     # ---- running scripts
 
@@ -356,6 +385,48 @@ class FeatureStore:
                 row, tile = np.divmod(np.array(places), count)
                 sums[np.array(rows)[row] * count + tile] = [_tile_decoder.decode(each) for each in packed]
         return sums.reshape(len(products), count, N_MEASURES)
+
+    async def steps(self, products: Sequence[tuple[int, str]], last: Sequence[int], count: int) -> npt.NDArray[np.float64]:
+        """Sums of the `count` closed steps up to `last[i]` of each (shard, product); shape (n, count, N_MEASURES), oldest first."""
+
+        async def run() -> Any:
+            pipe = self._redis.pipeline(transaction=False)
+            for shard, name in products:
+                pipe.hgetall(self.keys.steps(shard, name))
+            return await pipe.execute()
+
+        sums = np.zeros((len(products) * count, N_MEASURES))
+        places: list[int] = []
+        found: list[list[float]] = []
+        for i, (stored, end) in enumerate(zip(await self._patiently(run), last, strict=True)):
+            for name, packed in stored.items():
+                if 0 <= (behind := end - int(name)) < count:
+                    places.append((i + 1) * count - 1 - behind)
+                    found.append(_tile_decoder.decode(packed))
+        if places:
+            sums[places] = found
+        return sums.reshape(len(products), count, N_MEASURES)
+
+    async def headers(self, products: Sequence[tuple[int, str]]) -> list[tuple[bytes, bytes]]:
+        """How far these (shard, product) are and whose numbers they hold: headers of features and state, empty where there is nothing."""
+
+        async def run() -> Any:
+            pipe = self._redis.pipeline(transaction=False)
+            for shard, name in products:
+                pipe.get(self.keys.state(shard, name))
+            return await pipe.execute()
+
+        both = [parted(reply or b"") for reply in await self._patiently(run)]
+        return [(features[:HEADER_BYTES], state[:HEADER_BYTES]) for features, state in both]
+
+    async def rebuild(self, shard: int, token: str, states: Sequence[RebuiltState], *, known: int = 0) -> None:
+        """Store states that were rebuilt from stored steps, where the products still stand there; their forecasts are to be published anew.
+
+        Raises OwnerLost, and ShardRolledBack where Redis has a lower sequence than `known`.
+        """
+        blobs = [part for s in states for part in (s.product, s.expected_features, s.state)]
+        [reply] = await self._evaluate("rebuild", [(shard, (token, known, *blobs))])
+        _check_owned(shard, known, reply)
 
     async def first_tiles(self, products: Sequence[tuple[int, str]]) -> list[int | None]:
         """Oldest tile that is kept of each (shard, product)."""

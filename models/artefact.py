@@ -22,6 +22,7 @@ _WITHOUT_PACE: Final = 2
 _CONFIGURATION: Final = "model.json"
 _WEIGHTS: Final = "weights.npz"
 _PACE: Final = "pace"
+FILES: Final = (_CONFIGURATION, _WEIGHTS)
 
 
 class UnusableArtefact(Exception):

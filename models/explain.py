@@ -23,7 +23,7 @@ from models import features as rows
 from models import targets
 from models.features import F32, I64, FeatureSpec
 from models.forecaster import SUMS, Forecaster
-from models.rewind import rewind
+from models.rewind import before, steps_lived, with_gaps
 from models.seasons import DAY_MS, n_waves
 
 F64 = npt.NDArray[np.float64]
@@ -124,17 +124,17 @@ class _Groups:
 def _lived(model: Forecaster, features: F32, state: F32, step: I64, history: F32, groups: _Groups) -> list[tuple[F32, F32]]:
     """Rows and state after each combination of history as it was and as it usually is; the last is the present."""
     spec, (n, steps) = model.spec, history.shape[:2]
-    age = rows.ages(spec, features)
-    before = rewind(spec, features, history, step)
-    unborn = np.arange(steps)[None, :] < steps - age[:, None]
+    known, lived = with_gaps(spec, features, step, history), steps_lived(spec, features, step, steps)
+    back = before(spec, features, step, known, lived)
+    unborn = np.arange(steps)[None, :] < steps - lived[:, None]
     combinations = 1 << len(groups.history)
-    lives = np.repeat(usual_history(spec, before, features, step, steps, model.artefact.profiles)[None], combinations, axis=0)
+    lives = np.repeat(usual_history(spec, back, features, step, steps, model.artefact.profiles)[None], combinations, axis=0)
     for bit, columns in enumerate(groups.history.values()):
         there = [number for number in range(combinations) if number >> bit & 1]
         lives[np.ix_(there, range(n), range(steps), columns)] = history[..., columns]
-    lives[:, unborn, 0] = np.nan
+    lives[:, unborn | np.isnan(known[..., 0]), 0] = np.nan
     demand = lives.reshape(combinations * n, steps, -1)
-    reached, states = np.tile(before, (combinations, 1)), np.zeros((combinations * n, state.shape[1]), np.float32)
+    reached, states = np.tile(back, (combinations, 1)), np.zeros((combinations * n, state.shape[1]), np.float32)
     for i in range(steps):
         at = np.tile(step - steps + 1 + i, combinations)
         model.advance(reached, states, np.ascontiguousarray(demand[:, i]), at, in_place=True)

@@ -141,8 +141,8 @@ def layout(spec: FeatureSpec) -> Layout:
 
 
 @lru_cache(maxsize=64)
-def _weights(spec: FeatureSpec) -> tuple[F32, F32]:
-    """Weights of the newest value, (levels + 3, 1), and sums of all weights by age, (levels + 3, ages); age 0 counts as 1."""
+def weights(spec: FeatureSpec) -> tuple[F32, F32]:
+    """Of the EWMAs: weights of the newest value, (levels + 3, 1), and sums of all weights by age, (levels + 3, ages); age 0 counts as 1."""
     half_lives = np.array([*spec.half_lives, *spec.stream_half_lives])
     newest = 1 - 0.5 ** (1 / half_lives)
     ages = np.maximum(np.arange(_WEIGHT_TABLE_ROWS), 1)
@@ -167,7 +167,7 @@ def advance(spec: FeatureSpec, rows: F32, demand: F32, step: I64, out: F32 | Non
     """
     where = layout(spec)
     n_levels = len(spec.half_lives)
-    newest, _ = _weights(spec)
+    newest, _ = weights(spec)
     observed = np.isfinite(demand[:, 0])
     units, *streams = np.where(observed[:, None], np.maximum(demand, 0), 0).T
     head = rows[:, where.head].T.copy()  # columns first: each operation runs along the products
@@ -200,22 +200,17 @@ def advance(spec: FeatureSpec, rows: F32, demand: F32, step: I64, out: F32 | Non
     return out
 
 
-def profile_rate(period: int, visits: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """How much a profile's phase follows the newest value, (n,), of products that had so many observed steps before it."""
+def profile_rate(period: int, visits: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """How far a slot of a profile moves to the newest demand, (n,), of products that had lived through `visits` steps before it."""
     floor = _SHORT_PERIOD_RATE if period <= _SHORT_PERIOD else _LONG_PERIOD_RATE
     return np.maximum(1 / (np.floor(visits / np.float32(period)) + 1), floor)
-
-
-def newest_weights(spec: FeatureSpec) -> npt.NDArray[np.float64]:
-    """Weights of the newest value in the EWMAs of demand, then in a stream's three, (half_lives + 3,)."""
-    return _weights(spec)[0][:, 0].astype(np.float64)
 
 
 def phases(spec: FeatureSpec, step: I64) -> tuple[I64, ...]:
     """Phase of each step, (n,), for each period. Nearly always all products are at the same step."""
     steps, inverse = distinct(step)
     found = [spec.season(int(s), 1).phases for s in steps]
-    return tuple(np.array([phases[p][0] for phases in found], np.int64)[inverse] for p in range(len(spec.periods)))
+    return tuple(np.array([each[p][0] for each in found], np.int64)[inverse] for p in range(len(spec.periods)))
 
 
 def distinct(step: I64) -> tuple[I64, I64]:
@@ -233,7 +228,7 @@ def distinct(step: I64) -> tuple[I64, I64]:
 def _means(spec: FeatureSpec, head: F32) -> tuple[F32, list[F32]]:
     """EWMAs of demand, (half_lives, n), and of each stream, (3, n), divided by the sums of their weights."""
     where = layout(spec)
-    _, sums = _weights(spec)
+    _, sums = weights(spec)
     # fmax and fmin take the number where one is NaN: a product's broken row must not stop its neighbours.
     age = np.fmin(np.fmax(head[where.age], 0), _WEIGHT_TABLE_ROWS - 1).astype(np.int64)
     total = sums[:, age]
@@ -245,7 +240,7 @@ def _means(spec: FeatureSpec, head: F32) -> tuple[F32, list[F32]]:
 def covariates(spec: FeatureSpec, rows: F32) -> tuple[F32, F32]:
     """Each covariate's usual value (an EWMA) and its newest one, (n, covariates) each."""
     where = layout(spec)
-    _, sums = _weights(spec)
+    _, sums = weights(spec)
     age = np.fmin(np.fmax(rows[:, where.age], 0), _WEIGHT_TABLE_ROWS - 1).astype(np.int64)
     return rows[:, where.usual] / sums[-1, age][:, None], rows[:, where.now]
 
@@ -304,10 +299,9 @@ def encoder_inputs(spec: FeatureSpec, rows: F32, step: I64, profiles: Sequence[F
     newest = rows[each, where.recent.start + step % spec.recent]
     observed = np.isfinite(newest)
     units = np.where(observed, newest, np.float32(0))
-    found = phases(spec, step)
     small, tiny = np.float32(0.02), np.float32(0.01)
     ratios = [1 + units / scale, *((levels + tiny) / (scale + tiny)), scale, 1 + head[where.since], 1 + head[where.age]]
-    for span, phase, profile in zip(where.profiles, found, profiles, strict=True):
+    for span, phase, profile in zip(where.profiles, phases(spec, step), profiles, strict=True):
         ratios += [(rows[each, span.start + phase] + small) / (scale + small), profile[phase] + np.float32(0.05)]
     for last, means in zip(head[where.last], streams, strict=True):
         slow = means[2]

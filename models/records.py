@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from feature_store.calls import HEADER_BYTES, ProductCommit, ProductRecord, RunningSums, decode_running
+from feature_store.calls import HEADER_BYTES, ProductCommit, ProductRecord, RebuiltState, RunningSums, decode_running
 from models.calibration import NO_TRIAL, Trials
 from models.features import FeatureSpec
 from models.features import fresh as fresh_features
@@ -76,6 +76,7 @@ class Gathered:
     lines: Timelines
     feature_headers: list[bytes]  # as read: a commit is refused when they are others by then
     score_headers: list[bytes]
+    cold: npt.NDArray[np.bool_]  # (n,) their state is another model's, or lost: to be rebuilt before it is used
     other_model: npt.NDArray[np.bool_]  # (n,) judged by another model: its expectation, and alerts that rest on it, end here
     running: list[RunningSums | None]  # None: not at hand, tiles tell
 
@@ -87,6 +88,7 @@ class Gathered:
             lines=self.lines.at(rows),
             feature_headers=[self.feature_headers[i] for i in rows],
             score_headers=[self.score_headers[i] for i in rows],
+            cold=self.cold[rows],
             other_model=self.other_model[rows],
             running=[self.running[i] for i in rows],
         )
@@ -139,6 +141,7 @@ class Codec:
             lines=lines,
             feature_headers=[r.features[:HEADER_BYTES] for r in stored],
             score_headers=[r.scores[:HEADER_BYTES] for r in stored],
+            cold=features.known & ~in_step,
             other_model=scores.foreign & features.known,
             running=[decode_running(r.running) if r.running else None for r in stored],
         )
@@ -164,6 +167,15 @@ class Codec:
     def unborn(self, stored: Sequence[ProductRecord]) -> list[int]:
         """Which of the products have no features of this specification yet."""
         return [i for i, r in enumerate(stored) if r.features[8:HEADER_BYTES] != self.feature_owner]
+
+    def cold(self, headers: Sequence[tuple[bytes, bytes]]) -> list[bool]:
+        """Which products, by the headers of their features and state, have features of this specification and no state of this model to go with them."""
+        return [features[8:] == self.feature_owner and state != features[:8] + self.model_owner for features, state in headers]
+
+    def rebuilt(self, products: Sequence[str], gathered: Gathered) -> list[RebuiltState]:
+        """States as they are stored, of products that stand where they were gathered."""
+        states = pack(gathered.lines.step, self.model_owner, gathered.lines.state)
+        return [RebuiltState(*each) for each in zip(products, gathered.feature_headers, states, strict=True)]
 
     def write(self, products: Sequence[str], before: Gathered, advanced: Advanced, now_ms: int) -> list[ProductCommit]:
         """Commits that bring `products` from `before` to where they advanced; those to be published become dirty at the real time `now_ms`."""

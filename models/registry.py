@@ -27,7 +27,6 @@ _ARTEFACT: Final = "trendcast.artefact"  # tag of a version: the artefact's
 _BACKTEST: Final = "trendcast.backtest."  # tags of a version, one a bench
 _HISTORY: Final = "trendcast.history"  # tag of a model: who served when
 _LONGEST_HISTORY: Final = 200  # moves; a tag holds 100,000 characters
-_FILES: Final = ("model.json", "weights.npz")
 
 
 class NoRegistry(Exception):
@@ -186,7 +185,7 @@ class Registry:
                 self._client.log_batch(run_id, metrics=metrics[start : start + 500])
             with TemporaryDirectory() as scratch:
                 artefacts.write(artefact, Path(scratch))
-                for name in _FILES:
+                for name in artefacts.FILES:
                     self._client.log_artifact(run_id, str(Path(scratch) / name), "model")
             for path in files:
                 self._client.log_artifact(run_id, str(path))
@@ -245,15 +244,19 @@ class Registry:
             self._move(candidate.name, Move(self._clock_ms(), candidate.number, back=False))
         return verdict
 
+    def before(self, name: str) -> Version:
+        """The version that served before the present one. Raises NotPromoted where there is none."""
+        numbers = stack(self.history(name))[:-1]
+        found = [version for version in self.versions(name) if numbers and version.number == numbers[-1]]
+        if not found:
+            raise NotPromoted(f"no version of {name} served before the present one")
+        return found[0]
+
     def rollback(self, name: str) -> Version:
         """Let the version serve that served before. Raises NotPromoted where there is none."""
-        before = stack(self.history(name))[:-1]
-        if not before:
-            raise NotPromoted(f"no version of {name} served before the present one")
-        self._move(name, Move(self._clock_ms(), before[-1], back=True))
-        serving = self.serving(name)
-        assert serving is not None
-        return serving
+        before = self.before(name)
+        self._move(name, Move(self._clock_ms(), before.number, back=True))
+        return replace(before, serving=True)
 
     def history(self, name: str) -> list[Move]:
         """All changes of the serving version, oldest first."""
@@ -266,6 +269,12 @@ class Registry:
         with _translated(self.uri):
             self._client.set_registered_model_alias(name, SERVING, str(move.version))
             self._client.set_registered_model_tag(name, _HISTORY, json.dumps([asdict(one) for one in history]))
+
+    def source(self, version: Version) -> str:
+        """Where a version's files are, for others: file:///… where the store keeps them in directories, else runs:/…, to be asked of the store."""
+        with _translated(self.uri):
+            where = str(self._client.get_run(version.run_id).info.artifact_uri)
+            return f"{where}/model" if urlsplit(where).scheme == "file" else f"runs:/{version.run_id}/model"
 
     def files(self, version: Version) -> Path:
         """Directory of a version's model; fetched where the store is elsewhere."""
@@ -292,6 +301,14 @@ def open_registry(uri: str) -> Registry:
     except OSError as error:
         raise NoRegistry(f"{directory} cannot be made ({error})") from error
     return Registry(uri, (directory.resolve() / "artefacts").as_uri())
+
+
+def download(uri: str, source: str, directory: Path) -> Path:
+    """What a `runs:/…` of the MLflow store at `uri` names, copied into a directory. Raises NoRegistry."""
+    run_id, _, path = source.removeprefix("runs:/").partition("/")
+    client = _client(uri)
+    with _translated(uri):
+        return Path(client.download_artifacts(run_id, path, str(directory)))
 
 
 def backtests_of(artefact: Artefact) -> dict[str, Measured]:

@@ -55,6 +55,11 @@ class Calibrations:
         shard.memory, shard.known_day = self._memory(await self._read(number)), day
         return True
 
+    async def restore(self, number: int, shard: OwnedShard) -> None:
+        """Another model served the shard until now: what was read of its outcomes gives way to what there is of ours, of the same days."""
+        by_day = {} if shard.known_day is None else await self._read(number)
+        shard.memory = Memory(len(self._model.levels), by_day)
+
     def pools(self, owned: Owned, products: Sequence[Product], first_step: int, last_step: int) -> Pools:
         """Factors of forecasts made after any of these steps, one pool a shard, in the order of their numbers."""
         numbers = pool_numbers(products)

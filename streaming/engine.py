@@ -7,13 +7,17 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, TypeVar
+
+import structlog
 
 from feature_store.calls import NO_WATERMARK, ShardRolledBack, ShardView
 from feature_store.store import FeatureStore
 from models.alerts import AlertPolicy
 from models.forecaster import Forecaster
-from streaming import metrics
+from models.records import Codec
+from streaming import metrics, serving
 from streaming.calibrations import Calibrations
 from streaming.clock import ShopClock
 from streaming.contracts import ModelName
@@ -22,15 +26,19 @@ from streaming.nowcasts import Nowcasts
 from streaming.outbox import Outbox
 from streaming.ownership import Owned, OwnedShard, Ownership
 from streaming.readout import gap_until_ms
+from streaming.rebuilding import Rebuilding
 from streaming.schedule import reachable, shard_time
 from streaming.settings import Clock, Settings
 from streaming.sweep import Sweep
+from streaming.takeover import Load, Takeover
 from streaming.transport import Outgoing
 
 # Expected sources and gaps change when partitions or operators do.
 SLOW_READ_S: Final = 2.0
 
 T = TypeVar("T")
+
+log = structlog.stdlib.get_logger("trendcast")
 
 
 class ForecastEngine:
@@ -43,21 +51,43 @@ class ForecastEngine:
         model: Forecaster,
         send: Callable[[Iterable[Outgoing]], Awaitable[None]],
         *,
+        load: Load | None = None,
         policy: AlertPolicy | None = None,
     ) -> None:
+        """`load`: how a promoted model is had; by default as `serving.load_compiled` does."""
         self._settings, self._store, self._raw_send = settings, store, send
+        self._policy = policy or AlertPolicy()
         self._clock = ShopClock.of(settings)
         self._per_step = settings.step_ms // settings.tile_ms
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._ownership = Ownership(settings.session_timeout_ms)
-        self._outbox = Outbox(settings, store, ModelName(name=model.name, version=model.version), self._send)
-        self._calibrations = Calibrations(settings, store, model)
-        self._sweep = Sweep(
-            settings, store, model, self._ownership, self._outbox, self._calibrations, self._compute, policy or AlertPolicy()
-        )
-        self._nowcasts = Nowcasts(settings, store, model, self._ownership, self._sweep, self._calibrations, self._send, self._compute)
+        self._takeover = Takeover(load or partial(serving.load_compiled, settings), model)
+        self._serve(model)
         self._sources: list[str] = []
         self._slow_read_at = -SLOW_READ_S
+
+    def _serve(self, model: Forecaster) -> None:
+        """Everything that speaks for one model; what was gathered or decided for another is gone."""
+        settings, store = self._settings, self._store
+        codec = Codec.of(model.spec, model.state_size, model.version, self._per_step, model.horizon, len(model.levels))
+        self._outbox = Outbox(settings, store, ModelName(name=model.name, version=model.version), self._send)
+        self._calibrations = Calibrations(settings, store, model)
+        self._rebuilding = Rebuilding(store, model, codec, self._ownership, self._compute)
+        self._sweep = Sweep(
+            settings,
+            store,
+            model,
+            self._ownership,
+            self._outbox,
+            self._calibrations,
+            self._compute,
+            self._rebuilding,
+            codec,
+            self._policy,
+        )
+        self._nowcasts = Nowcasts(
+            settings, store, model, self._ownership, self._sweep, self._calibrations, self._send, self._compute, self._rebuilding
+        )
         metrics.serve_model(model.name, model.version)
 
     async def assign(self, shards: Iterable[int]) -> None:
@@ -70,6 +100,7 @@ class ForecastEngine:
         for shard in wanted:
             await self._outbox.flush(shard, token)
         self._ownership.shards = {shard: OwnedShard(self._per_step, self._calibrations.memory()) for shard in wanted}
+        self._rebuilding.look_through(wanted)
         metrics.FORECAST_SHARDS.set(len(wanted))
 
     def revoke(self) -> None:
@@ -82,10 +113,12 @@ class ForecastEngine:
 
     async def cycle(self) -> bool:
         """Serve what changed, then a slice of the sweep. Returns whether more is waiting. Raises OwnerLost, ShardRolledBack and FrozenWorker."""
+        await self._read_slowly()
         owned, token = dict(self._ownership.shards), self._ownership.token
+        if (promoted := self._takeover.ready()) is not None:
+            await self._take_over(promoted, owned)
         if not owned:
             return False
-        await self._read_slowly()
         views = await self._store.take(sorted(owned), token, self._settings.nowcast_limit)
         self._ownership.prove()
         a_day_closed = False
@@ -97,7 +130,18 @@ class ForecastEngine:
             self._calibrations.observe(owned.values())
         self._observe(owned, views)
         more = await self._nowcasts.serve(owned, views)
-        return await self._sweep.run(owned) or more
+        if await self._sweep.run(owned):  # which rebuilds what it meets, and meets every product
+            return True
+        return await self._rebuilding.run(owned, self._sweep.gather) or more
+
+    async def _take_over(self, model: Forecaster, owned: Owned) -> None:
+        """Serve with another model from this round on. Its states are rebuilt as products come up, and in the background."""
+        self._serve(model)
+        for number, shard in owned.items():
+            await self._calibrations.restore(number, shard)
+        self._rebuilding.look_through(owned)
+        await self._read_slowly(at_once=True)
+        log.info("model.taken_over", name=model.name, version=model.version, shards=len(owned))
 
     async def _send(self, messages: Iterable[Outgoing]) -> None:
         if not self._settings.publish:
@@ -108,12 +152,13 @@ class ForecastEngine:
     async def _compute(self, decide: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, decide)
 
-    async def _read_slowly(self) -> None:
+    async def _read_slowly(self, *, at_once: bool = False) -> None:
         now = time.monotonic()
-        if now - self._slow_read_at < SLOW_READ_S:
+        if now - self._slow_read_at < SLOW_READ_S and not at_once:
             return
         self._sources = sorted(await self._store.sources())
         self._nowcasts.gap_until_ms = gap_until_ms(await self._store.gaps(), self._settings.step_retention_ms)
+        self._takeover.promoted(await self._store.model())
         self._slow_read_at = now
 
     async def _retarget(self, shard: OwnedShard, view: ShardView) -> bool:

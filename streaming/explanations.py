@@ -4,13 +4,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from feature_store.calls import HEADER_BYTES, RunningSums
+from feature_store.calls import HEADER_BYTES
 from feature_store.measures import N_MEASURES
 from feature_store.store import FeatureStore
 from models import timeline
-from models.artefact import UnusableArtefact
 from models.explain import explain
 from models.features import F32
 from models.forecaster import Forecaster
@@ -19,6 +17,7 @@ from streaming.calibrations import Calibrations
 from streaming.errors import UserError
 from streaming.inspection import reached_ms, unknown_product
 from streaming.ownership import OwnedShard, Product
+from streaming.readout import step_sums
 from streaming.settings import Settings
 
 # What each driver of a forecast is, for people; others are streams and covariates by their own names.
@@ -59,14 +58,6 @@ class _Present:
     running: F32  # (1, 1 + streams) of the step after it
     elapsed: F32  # (1,)
     as_of_ms: int
-
-
-def load_model(settings: Settings) -> Forecaster:
-    """The model that the settings name. Raises UserError."""
-    try:
-        return Forecaster.load(settings.model_dir, settings.timezone)
-    except UnusableArtefact as error:
-        raise UserError(str(error)) from error
 
 
 async def explained_forecast(store: FeatureStore, settings: Settings, model: Forecaster, product: Product) -> ExplainedForecast:
@@ -115,23 +106,12 @@ async def _gather(store: FeatureStore, settings: Settings, model: Forecaster, pr
     past = np.array([steps.get(at, silent) for at in range(step + 1 - store.keep_steps, step + 1)])
     history = timeline.demand(model.spec, past)
     as_of_ms = await reached_ms(store, settings, shard, last_event_ms, (step + 1) * step_ms)
-    running = gathered.running[0]
+    per_step = settings.step_ms // settings.tile_ms
     if as_of_ms >= (step + 2) * step_ms:  # the step is over, but not closed: the forecast has advanced through it on a copy
         step += 1
-        ended = timeline.demand(model.spec, await _step_sums(store, settings, product, running, step))
+        ended = timeline.demand(model.spec, await step_sums(store, per_step, [product], gathered.running, np.array([step])))
         features, state = model.advance(features, state, ended, np.array([step]))
         history = np.concatenate([history[1:], ended])
-    of_running = timeline.demand(model.spec, await _step_sums(store, settings, product, running, step + 1))
+    of_running = timeline.demand(model.spec, await step_sums(store, per_step, [product], gathered.running, np.array([step + 1])))
     elapsed = np.clip(np.array([as_of_ms - (step + 1) * step_ms]) / step_ms, 0, 1).astype(np.float32)
     return _Present(step, features, state, history[None], of_running, elapsed, as_of_ms)
-
-
-async def _step_sums(
-    store: FeatureStore, settings: Settings, product: Product, running: RunningSums | None, step: int
-) -> npt.NDArray[np.float64]:
-    """What was counted in a step that is not closed, (1, N_MEASURES)."""
-    known = running and running.of(step)
-    if known is not None:
-        return np.array([known])
-    per_step = settings.step_ms // settings.tile_ms
-    return np.asarray((await store.tiles([product], step * per_step, per_step)).sum(axis=1))

@@ -23,7 +23,7 @@ from streaming.forecast_table import schema, table
 from streaming.operators import moment_text
 from streaming.ownership import OwnedShard, Product
 from streaming.parquet import Groups, metadata, replacing
-from streaming.readout import Reader, context_of, gap_until_ms, gather
+from streaming.readout import Reader, context_of, gap_until_ms, gather, step_sums
 from streaming.schedule import reachable, shard_time
 from streaming.settings import Clock, Settings
 
@@ -184,8 +184,12 @@ class _Snapshot:
         while len(behind := np.flatnonzero(lines.step < last)):
             step, features, state = lines.step.copy(), lines.features.copy(), lines.state.copy()
             step[behind] += 1
-            sums = await self._reader.step_sums(
-                [products[i] for i in behind.tolist()], [gathered.running[i] for i in behind.tolist()], step[behind]
+            sums = await step_sums(
+                self.store,
+                self._per_step,
+                [products[i] for i in behind.tolist()],
+                [gathered.running[i] for i in behind.tolist()],
+                step[behind],
             )
             demand = timeline.demand(self.model.spec, sums)
             features[behind], state[behind] = self.model.advance(features[behind], state[behind], demand, step[behind])

@@ -23,6 +23,7 @@ NAMES: Final = {
     "ingest.acknowledged": "acknowledged to Faust, Kafka's committed offset lags behind",
     "ingest.idle_advanced": "idle sources were moved by the clock",
     "forecast.claimed": "shards are owned, the outbox is not yet sent",
+    "forecast.rebuilt": "some products' states under the model that serves are rebuilt and stored, nothing follows from them yet",
     "forecast.gathered": "dirty products and their records are read, nothing is computed",
     "forecast.decided": "computed, nothing is committed",
     "forecast.committed": "states, alerts and outbox are stored, nothing is sent",

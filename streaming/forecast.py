@@ -10,11 +10,9 @@ from faust.types import TP
 
 from feature_store.calls import OwnerLost, ShardRolledBack
 from feature_store.store import FeatureStore
-from models.forecaster import Forecaster
-from streaming import metrics
+from streaming import metrics, serving
 from streaming.engine import ForecastEngine
 from streaming.health import ASSIGNMENT, MODEL, STORE, Health
-from streaming.serving import load_model
 from streaming.settings import Settings
 from streaming.transport import BatchApp
 
@@ -57,9 +55,11 @@ class ForecastWorker:
     async def open(self) -> None:
         """Load and warm up the model, which takes some seconds, before Kafka gives us shards."""
         s = self._settings
-        model = await asyncio.to_thread(_load, s)
+        self._store = await FeatureStore.open(s)
+        pointer = await self._store.model()
+        model = await asyncio.to_thread(serving.load_compiled, s, pointer)
         self._health.met(MODEL)
-        self._store = await FeatureStore.open(s, feature_spec=model.spec.hash)
+        await self._store.use_features(model.spec.hash)
         self._health.met(STORE)
         self._engine = ForecastEngine(s, self._store, model, self._app.send_all)
         log.info("model.loaded", name=model.name, version=model.version)
@@ -138,9 +138,3 @@ class ForecastWorker:
         self._health.met(ASSIGNMENT)
         self._rung.set()
         return ends
-
-
-def _load(settings: Settings) -> Forecaster:
-    model = load_model(settings)
-    model.warm_up()
-    return model

@@ -28,10 +28,12 @@ PlatformCollector(registry=REGISTRY)
 GCCollector(registry=REGISTRY)
 
 # What a batch of products was computed for. `catch_up`: many closed steps in a row, of which only the last is published.
+# `rebuild`: states of another model, from the steps that are stored.
 CLOSE: Final = "close"
 NOWCAST: Final = "nowcast"
 CATCH_UP: Final = "catch_up"
-REASONS: Final = (CLOSE, NOWCAST, CATCH_UP)
+REBUILD: Final = "rebuild"
+REASONS: Final = (CLOSE, NOWCAST, CATCH_UP, REBUILD)
 
 # What became of a record of an input topic. `already_counted`: at or below the offset that every shard it touches has counted.
 RECORD_OUTCOMES: Final = ("accepted", "rejected", "heartbeat", "already_counted")
@@ -164,7 +166,7 @@ DEAD_LETTERS: Final = _counter(
 # --- forecast: work ---
 FORECAST_BATCH_PRODUCTS: Final = _histogram(
     "trendcast_forecast_batch_products",
-    "Products of one batch through the model, by reason: close, nowcast, catch_up.",
+    "Products of one batch through the model, by reason: close, nowcast, catch_up, rebuild.",
     SIZES,
     ("reason",),
     _each(REASONS),
@@ -293,6 +295,17 @@ FORECAST_STATE_BYTES: Final = _gauge(
 )
 FORECAST_SHARDS: Final = _gauge("trendcast_forecast_owned_shards", "Shards assigned to this process.")
 FORECAST_MODEL: Final = _gauge("trendcast_forecast_model_info", "Always 1; the labels name the model that serves.", ("name", "version"))
+# --- forecast: another model takes over ---
+FORECAST_TAKEOVER: Final = _gauge(
+    "trendcast_forecast_takeover_progress_ratio",
+    "Share of the products of owned shards that are known to have a state of the model that serves; 1: the takeover is done.",
+)
+FORECAST_REBUILT: Final = _counter(
+    "trendcast_forecast_rebuilt_states_total", "States rebuilt from stored steps, because those that were stored are another model's."
+)
+FORECAST_LOAD_FAILURES: Final = _counter(
+    "trendcast_forecast_model_load_failures_total", "Attempts to load the promoted model that failed; the one before serves on."
+)
 
 
 def forget_source(topic: str, partition: int) -> None:

@@ -20,6 +20,7 @@ from streaming.contracts import encode, forecast_headers
 from streaming.failpoints import failpoint
 from streaming.ownership import Owned, Ownership, Product
 from streaming.readout import Compute, Reader, ReadOut, context_of
+from streaming.rebuilding import SLICE, Rebuilding
 from streaming.settings import Settings
 from streaming.sweep import Sweep
 from streaming.transport import Outgoing
@@ -59,9 +60,10 @@ class Nowcasts:
         calibrations: Calibrations,
         send: Callable[[Iterable[Outgoing]], Awaitable[None]],
         compute: Compute,
+        rebuilding: Rebuilding,
     ) -> None:
         self._settings, self._store, self._ownership = settings, store, ownership
-        self._sweep, self._send = sweep, send
+        self._sweep, self._send, self._rebuilding = sweep, send, rebuilding
         self._clock = ShopClock.of(settings)
         self._reader = Reader(settings, store, model, calibrations, compute)
         self._source = f"/trendcast/{settings.namespace}"
@@ -76,7 +78,7 @@ class Nowcasts:
             for (name, sequence), since in zip(view.dirty, view.serving_since, strict=True)
         ]
         changed.sort(key=lambda c: c.sent_at_ms or 0)  # under overload, those that have waited longest
-        served = changed[: self._settings.nowcast_limit]
+        served = changed[: SLICE if self._rebuilding.under_way else self._settings.nowcast_limit]
         if not served:
             return False
         started = time.perf_counter()
@@ -88,7 +90,7 @@ class Nowcasts:
             raise errors.exceptions[0] from None
         metrics.FORECAST_BATCH_PRODUCTS.labels(metrics.NOWCAST).observe(len(served))
         metrics.FORECAST_BATCH_SECONDS.labels(metrics.NOWCAST).observe(time.perf_counter() - started)
-        return len(changed) > self._settings.nowcast_limit
+        return len(changed) > len(served)
 
     async def _serve(self, owned: Owned, changed: list[Changed]) -> None:
         gathered = await self._sweep.gather(owned, [c.product for c in changed])

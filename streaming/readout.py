@@ -40,6 +40,26 @@ async def gather(store: FeatureStore, codec: Codec, owned: Owned, products: Sequ
     return codec.read(stored, first_tiles)
 
 
+async def step_sums(
+    store: FeatureStore,
+    tiles_per_step: int,
+    products: Sequence[Product],
+    running: Sequence[RunningSums | None],
+    step: npt.NDArray[np.int64],
+) -> Sums:
+    """What was counted in step `step[i]` of each product, (n, N_MEASURES); `running`: what was read with its records."""
+    known = [sums and sums.of(at) for sums, at in zip(running, step.tolist(), strict=True)]
+    of_step = np.array([[0.0] * N_MEASURES if sums is None else sums for sums in known])
+    old: defaultdict[int, list[int]] = defaultdict(list)  # after catching up, or heard of two steps later already
+    for i, sums in enumerate(known):
+        if sums is None:
+            old[int(step[i])].append(i)
+    for at, rows in old.items():
+        tiles = await store.tiles([products[i] for i in rows], at * tiles_per_step, tiles_per_step)
+        of_step[rows] = tiles.sum(axis=1)
+    return of_step
+
+
 def gap_until_ms(gaps: Iterable[Mapping[str, Any]], step_retention_ms: int) -> int:
     """Forecasts of shards before it, epoch ms, rest on a log with a gap; `gaps`: as the store noted them."""
     return max((gap["watermark_ms"] + step_retention_ms for gap in gaps), default=NO_WATERMARK)
@@ -86,8 +106,10 @@ class Reader:
         step_ms, lines = self._settings.step_ms, gathered.lines
         as_of = np.array([contexts[shard].as_of_ms for shard, _ in products], np.int64)
         ended = as_of >= (lines.step + 2) * step_ms  # the step is over, but events of it may still come: advanced through on a copy
-        ended_sums = await self.step_sums(products, gathered.running, lines.step + 1)
-        running_sums = await self.step_sums(products, gathered.running, lines.step + 1 + ended) if ended.any() else ended_sums
+        ended_sums = await step_sums(self._store, self._per_step, products, gathered.running, lines.step + 1)
+        running_sums = (
+            await step_sums(self._store, self._per_step, products, gathered.running, lines.step + 1 + ended) if ended.any() else ended_sums
+        )
         step = lines.step + ended
         pools = self._calibrations.pools(owned, products, int(step.min()), int(step.max()))
         elapsed = np.clip((as_of - (step + 1) * step_ms) / step_ms, 0, 1).astype(np.float32)
@@ -105,19 +127,6 @@ class Reader:
 
         ahead, out = await self._compute(decide)
         return ReadOut(products, contexts, ahead, out, natural(running_sums)[:, UNITS], np.asarray(running_sums.any(axis=1)))
-
-    async def step_sums(self, products: Sequence[Product], running: Sequence[RunningSums | None], step: npt.NDArray[np.int64]) -> Sums:
-        """What was counted in step `step[i]` of each product, (n, N_MEASURES)."""
-        known = [sums and sums.of(at) for sums, at in zip(running, step.tolist(), strict=True)]
-        of_step = np.array([[0.0] * N_MEASURES if sums is None else sums for sums in known])
-        old: defaultdict[int, list[int]] = defaultdict(list)  # after catching up, or heard of two steps later already
-        for i, sums in enumerate(known):
-            if sums is None:
-                old[int(step[i])].append(i)
-        for at, rows in old.items():
-            tiles = await self._store.tiles([products[i] for i in rows], at * self._per_step, self._per_step)
-            of_step[rows] = tiles.sum(axis=1)
-        return of_step
 
     def messages(self, read: ReadOut, oldest_input_at_ms: Sequence[int | None], issued_at_ms: int) -> list[Forecast]:
         """Of the products whose numbers are all finite."""

@@ -74,7 +74,10 @@ class Settings(BaseSettings):
     lagging_source_ms: int = Field(HOUR_MS, ge=MINUTE_MS, description="a source this far behind the others does not hold up closing (wall)")
     ahead_ms: int = Field(3 * HOUR_MS, ge=MINUTE_MS, description="a source this far ahead of the slowest is paused")
 
-    model_dir: Path = Field(SHIPPED_MODEL, description="directory of the model that serves")
+    model_dir: Path = Field(SHIPPED_MODEL, description="directory of the model that serves until one is promoted")
+    model_cache: Path | None = Field(
+        None, description="directory for copies of promoted models; else trendcast/models in XDG_CACHE_HOME, which is ~/.cache by default"
+    )
     mlflow_uri: SecretStr | None = Field(
         None,
         description="MLflow store of trainings, backtests and registered models; else MLFLOW_TRACKING_URI, "

@@ -32,6 +32,7 @@ from streaming.input_watch import InputWatch
 from streaming.outbox import Outbox
 from streaming.ownership import Owned, OwnedShard, Ownership, Product
 from streaming.readout import Compute, gather
+from streaming.rebuilding import SLICE, Rebuilding
 from streaming.settings import DAY_MS, Settings
 
 # A sweep yields to changed products at least this often; a chunk is about as long.
@@ -64,14 +65,16 @@ class Sweep:
         outbox: Outbox,
         calibrations: Calibrations,
         compute: Compute,
+        rebuilding: Rebuilding,
+        codec: Codec,
         policy: AlertPolicy,
     ) -> None:
         self._settings, self._store, self._model, self._ownership = settings, store, model, ownership
         self._outbox, self._calibrations, self._compute, self._policy = outbox, calibrations, compute, policy
+        self._rebuilding, self.codec = rebuilding, codec
         self._clock = ShopClock.of(settings)
         self._inputs = InputWatch(model.spec)
         self._per_step = settings.step_ms // settings.tile_ms
-        self.codec = Codec.of(model.spec, model.state_size, model.version, self._per_step, model.horizon, len(model.levels))
 
     async def list_products(self, number: int, shard: OwnedShard, target: int) -> None:
         """Every product of the shard has to reach the target, its next; those that will have been silent for too long by then are forgotten instead."""
@@ -83,10 +86,14 @@ class Sweep:
         shard.listed = len(shard.pending)
 
     async def gather(self, owned: Owned, products: Sequence[Product]) -> Gathered:
-        """What is stored of these products. Raises ShardRolledBack where that is less than what was counted when the shards were looked at."""
+        """What is stored of these products; states of another model are rebuilt.
+
+        Raises ShardRolledBack where Redis holds less than what was counted when the shards were looked at.
+        """
         started = time.perf_counter()
         gathered = await gather(self._store, self.codec, owned, products)
         metrics.FORECAST_STORE_SECONDS.labels("gather").observe(time.perf_counter() - started)
+        await self._rebuilding.warm(owned, products, gathered)
         return gathered
 
     async def run(self, owned: Owned) -> bool:
@@ -107,10 +114,11 @@ class Sweep:
 
     def _next_chunk(self, owned: Owned) -> list[Product]:
         """Products that are furthest behind, all at one place, so that they go as one batch."""
+        limit = SLICE if self._rebuilding.under_way else self._settings.sweep_chunk
         behind = min((shard.pending[0][0] for shard in owned.values() if shard.pending), default=UNKNOWN)
         chunk: list[Product] = []
         for number, shard in owned.items():
-            while shard.pending and shard.pending[0][0] == behind and len(chunk) < self._settings.sweep_chunk:
+            while shard.pending and shard.pending[0][0] == behind and len(chunk) < limit:
                 chunk.append((number, heapq.heappop(shard.pending)[1]))
         return chunk
 

@@ -26,12 +26,14 @@ def explain(
     """Show what moved a product's present forecast: units more or fewer than at its long-run level, by driver. docs/explanations.md says how."""
     settings = load_settings()
     from feature_store.sharding import shard_of
-    from streaming.explanations import explained_forecast, load_model
+    from streaming.explanations import explained_forecast
     from streaming.operators import opened
+    from streaming.serving import load
 
     async def go() -> "ExplainedForecast":
         async with opened(settings) as store:
-            return await explained_forecast(store, settings, load_model(settings), (shard_of(product, settings.shards), product))
+            model = load(settings, await store.model())
+            return await explained_forecast(store, settings, model, (shard_of(product, settings.shards), product))
 
     found = asyncio.run(go())
     if as_json:

@@ -78,9 +78,9 @@ def export_forecasts(
     async def go() -> "ExportedForecasts":
         async with opened(settings) as store:
             from streaming import export_forecasts as exports  # TensorFlow's seconds come after the namespace was found
-            from streaming.serving import load_model
+            from streaming.serving import load
 
-            model = load_model(settings)
+            model = load(settings, await store.model())
             with _progress() as update:
                 return await exports.export_forecasts(store, settings, model, out, update)
 

@@ -1,5 +1,7 @@
 """`trendcast models`: what models there are, and which one serves."""
 
+import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -12,8 +14,10 @@ from streaming.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from feature_store.calls import ModelPointer
     from models.artefact import Artefact
     from models.registry import Registry, Verdict, Version
+    from streaming.settings import Settings
 
 _FEWEST_DIGITS: Final = 6  # of a version, to name it by
 _STEPS: Final = {60_000: "minute", 3_600_000: "hour", 86_400_000: "day", 604_800_000: "week"}
@@ -38,7 +42,7 @@ def list_models(
         Path | None, typer.Argument(metavar="[DIR]", help="Where models lie; by default beside the one that serves.")
     ] = None,
 ) -> None:
-    """List models on disk and registered ones: what they were measured at, which one TRENDCAST_MODEL_DIR serves and which one may."""
+    """List models on disk and registered ones: what they were measured at, which one TRENDCAST_MODEL_DIR names and which one was promoted."""
     from rich.console import Console
 
     from models.registry import NoRegistry
@@ -103,7 +107,7 @@ def _print_versions(versions: "list[Version]", console: "Console") -> None:
 def promote(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A directory, NAME/NUMBER, or the version's hexadecimal digits.")],
 ) -> None:
-    """Let a model serve, if it beats the one that serves and the simple forecasts on the same bench; the table is the reason."""
+    """Let a model serve, if it beats the one that serves and the simple forecasts on the same bench; running workers take it over."""
     from rich.console import Console
 
     from models.contenders import BASELINES
@@ -112,11 +116,16 @@ def promote(
     record = registry()
     try:
         candidate = _candidate(record, model)
-        verdict = record.promote(candidate, list(BASELINES))
-        _print_verdict(verdict, Console())
-        if verdict.objections:
-            raise UserError(f"{candidate.label} is not promoted:\n" + "\n".join(f"  {line}" for line in verdict.objections))
-        typer.echo(f"{candidate.label} ({candidate.artefact}) serves now; its files: {record.files(candidate)}")
+        move = _Move.of(record, candidate)
+        if candidate.serving and move.done:
+            raise NotPromoted(f"{candidate.label} serves already")
+        if not candidate.serving:
+            verdict = record.promote(candidate, list(BASELINES))
+            _print_verdict(verdict, Console())
+            if verdict.objections:
+                raise UserError(f"{candidate.label} is not promoted:\n" + "\n".join(f"  {line}" for line in verdict.objections))
+        typer.echo(f"{candidate.label} ({candidate.artefact}) serves, by the registry; its files: {record.files(candidate)}")
+        move.make(f"trendcast models promote {candidate.label}")
     except (NoRegistry, NotPromoted) as error:
         raise UserError(str(error)) from error
 
@@ -124,17 +133,85 @@ def promote(
 def rollback(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name, as in NAME/NUMBER.")] = "lstm",
 ) -> None:
-    """Let the version serve that served before the present one."""
+    """Let the version serve that served before the present one; running workers take it over."""
     from models.registry import NoRegistry, NotPromoted
 
     record = registry()
     try:
-        before = record.serving(name)
+        before, target = record.serving(name), record.before(name)
+        move = _Move.of(record, target)
         now = record.rollback(name)
         away = f" instead of {before.label}" if before is not None else ""
-        typer.echo(f"{now.label} ({now.artefact}) serves again{away}; its files: {record.files(now)}")
+        typer.echo(f"{now.label} ({now.artefact}) serves again{away}, by the registry; its files: {record.files(now)}")
+        move.make(f"trendcast models promote {now.label}")
     except (NoRegistry, NotPromoted) as error:
         raise UserError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class _Move:
+    """What is to become of the namespace's pointer, which its workers follow."""
+
+    settings: "Settings"
+    pointer: "ModelPointer"
+    obstacle: str | None  # why it cannot be moved; the registry's alias can
+    done: bool  # it points there already
+
+    @classmethod
+    def of(cls, record: "Registry", version: "Version") -> "_Move":
+        """Raises UserError where the namespace's features are not the model's: nothing may be moved then."""
+        from dataclasses import replace
+
+        from feature_store.calls import ModelPointer
+        from models.artefact import UnusableArtefact, read
+
+        settings = load_settings()
+        try:
+            spec = replace(read(record.files(version)).spec, timezone=settings.timezone)
+        except UnusableArtefact as error:
+            raise UserError(str(error)) from error
+        pointer = ModelPointer(version.name, version.artefact, version.label, record.source(version))
+        try:
+            held, now = asyncio.run(_looked(settings))
+        except UserError as error:
+            return cls(settings, pointer, str(error), done=False)
+        if spec.step_ms != settings.step_ms or held not in (None, spec.hash):
+            raise UserError(
+                f"{version.label} cannot serve namespace {settings.namespace!r}: its features are of specification {spec.hash} (steps of {spec.step_ms} ms), "
+                f"those of the namespace {held} ({settings.step_ms} ms). Nothing was moved. Replay into another TRENDCAST_NAMESPACE to serve it"
+            )
+        return cls(settings, pointer, None, done=now == pointer)
+
+    def make(self, again: str) -> None:
+        """Move the pointer. Raises UserError that says that it was not, and how to do that later."""
+        obstacle = self.obstacle
+        if obstacle is None:
+            try:
+                asyncio.run(_pointed(self.settings, self.pointer))
+            except UserError as error:
+                obstacle = str(error)
+        if obstacle is not None:
+            raise UserError(
+                f"the registry's alias has moved to {self.pointer.label}, the workers' pointer has not: they go on with the model that they serve. "
+                f"{obstacle}. Then run `{again}`, which moves the pointer alone"
+            )
+        typer.echo(
+            f"workers of namespace {self.settings.namespace!r} take it over; trendcast_forecast_takeover_progress_ratio is 1 when they have"
+        )
+
+
+async def _looked(settings: "Settings") -> "tuple[str | None, ModelPointer | None]":
+    from streaming.operators import opened
+
+    async with opened(settings) as store:
+        return await store.features_in_use(), await store.model()
+
+
+async def _pointed(settings: "Settings", pointer: "ModelPointer") -> None:
+    from streaming.operators import opened
+
+    async with opened(settings) as store:
+        await store.point_at(pointer)
 
 
 def _candidate(record: "Registry", model: str) -> "Version":

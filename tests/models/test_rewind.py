@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from models import features
 from models.features import F32, I64, FeatureSpec
-from models.rewind import rewind
+from models.rewind import before, steps_lived
 from models.seasons import DAY_MS, HOUR_MS
 
 SPECS = {step: FeatureSpec.for_step(step, ("orders", "views"), covariates=("price",)) for step in (HOUR_MS, DAY_MS)}
@@ -27,6 +27,12 @@ def at(n: int, step: int) -> I64:
     return np.full(n, step)
 
 
+def rewind(spec: FeatureSpec, rows: F32, demand: F32) -> F32:
+    """Rows before `demand`, the last of which is LAST."""
+    step = at(len(rows), LAST)
+    return before(spec, rows, step, demand, steps_lived(spec, rows, step, demand.shape[1]))
+
+
 def seen(spec: FeatureSpec, rows: F32) -> F32:
     """All that the network sees of rows."""
     profiles = [np.ones(period, np.float32) for period in spec.periods]
@@ -34,17 +40,15 @@ def seen(spec: FeatureSpec, rows: F32) -> F32:
 
 
 @settings(deadline=None, max_examples=30)
-@given(
-    st.sampled_from([HOUR_MS, DAY_MS]), st.integers(0, 2**32), st.floats(0.05, 50), st.integers(250, 700), st.integers(100, 192)
-)
+@given(st.sampled_from([HOUR_MS, DAY_MS]), st.integers(0, 2**32), st.floats(0.05, 50), st.integers(250, 700), st.integers(100, 192))
 def test_rewound_and_replayed_is_as_before(step_ms: int, seed: int, rate: float, age: int, back: int) -> None:
     spec = SPECS[step_ms]
     demand = np.random.default_rng(seed).poisson(rate, (3, age, 3)).astype(np.float32)
     rows = lived(spec, demand)
-    before = rewind(spec, rows, demand[:, -back:], at(3, LAST))
-    again = lived(spec, demand[:, -back:], before)
+    then_rows = rewind(spec, rows, demand[:, -back:])
+    again = lived(spec, demand[:, -back:], then_rows)
     np.testing.assert_allclose(seen(spec, again), seen(spec, rows), atol=2e-3)
-    assert (before >= 0)[:, : features.layout(spec).recent.start].all()
+    assert (then_rows >= 0)[:, : features.layout(spec).recent.start].all()
 
 
 def test_slow_means_are_what_they_were() -> None:
@@ -52,15 +56,15 @@ def test_slow_means_are_what_they_were() -> None:
     demand = np.random.default_rng(3).poisson(4, (5, 500, 3)).astype(np.float32)
     demand[:, -100:] *= 6  # something happened, and is undone
     then = lived(spec, demand[:, :-100])
-    before = rewind(spec, lived(spec, demand), demand[:, -100:], at(5, LAST))
-    for found, expected in zip(features.long_run(spec, before), features.long_run(spec, then), strict=True):
+    then_rows = rewind(spec, lived(spec, demand), demand[:, -100:])
+    for found, expected in zip(features.long_run(spec, then_rows), features.long_run(spec, then), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-3)
     profile = features.layout(spec).profiles[0]
-    assert before[:, profile].mean() == pytest.approx(4, rel=0.2)
+    assert then_rows[:, profile].mean() == pytest.approx(4, rel=0.2)
 
 
 def test_a_product_born_meanwhile_was_fresh() -> None:
     spec = SPECS[HOUR_MS]
     demand = np.ones((2, 50, 3), np.float32)
-    before = rewind(spec, lived(spec, demand), np.ones((2, 192, 3), np.float32), at(2, LAST))
-    np.testing.assert_array_equal(before, features.fresh(spec, 2))
+    then_rows = rewind(spec, lived(spec, demand), np.ones((2, 192, 3), np.float32))
+    np.testing.assert_array_equal(then_rows, features.fresh(spec, 2))

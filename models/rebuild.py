@@ -1,0 +1,45 @@
+"""A product's recurrent state under another model, rebuilt from its stored steps: what a promotion costs a product is this, not a start from zeros.
+
+The network runs over the steps that are kept, each product from where it was born or from the oldest of them. Its inputs follow from feature rows, and
+of those only today's is stored: the row before the oldest step is wound back from it (`models.rewind`), and carried forward again by `features.advance`.
+
+A pure function of a product's records: the same give the same state, whoever asks, in whatever batch.
+"""
+
+from typing import Final, Protocol
+
+import numpy as np
+
+from models.features import F32, I64, FeatureSpec
+from models.rewind import before, steps_lived, with_gaps
+
+# So many steps are enough, where more are kept: see docs/adr/0010.
+STEPS: Final = 192
+
+
+class Network(Protocol):
+    """What is asked of a forecaster (`models.forecaster.Forecaster`)."""
+
+    spec: FeatureSpec
+    state_size: int
+
+    def advance(self, features: F32, state: F32, demand: F32, step: I64, *, in_place: bool = False) -> tuple[F32, F32]: ...
+
+
+def rebuilt_state(model: Network, features: F32, step: I64, demand: F32) -> F32:
+    """State of products after `step`, (n, state_size), given their feature rows after it, (n, size).
+
+    `demand`: (n, k, 1 + streams) of the steps `step - k + 1 .. step`, natural units; zeros where nothing was counted.
+    """
+    n, k = demand.shape[:2]
+    lived = steps_lived(model.spec, features, step, k)
+    known = with_gaps(model.spec, features, step, demand)
+    row, state = before(model.spec, features, step, known, lived), np.zeros((n, model.state_size), np.float32)
+    for place in range(k):
+        at = step - (k - 1 - place)
+        due = np.flatnonzero(place >= k - lived)
+        if len(due) == n:
+            model.advance(row, state, known[:, place], at, in_place=True)
+        elif len(due):
+            row[due], state[due] = model.advance(row[due], state[due], known[due, place], at[due])
+    return state
