@@ -203,7 +203,7 @@ def advance(spec: FeatureSpec, rows: F32, demand: F32, step: I64, out: F32 | Non
 def profile_rate(period: int, visits: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     """How far a slot of a profile moves to the newest demand, (n,), of products that had lived through `visits` steps before it."""
     floor = _SHORT_PERIOD_RATE if period <= _SHORT_PERIOD else _LONG_PERIOD_RATE
-    return np.maximum(1 / (np.floor(visits / np.float32(period)) + 1), floor)
+    return np.asarray(np.maximum(1 / (np.floor(visits / np.float32(period)) + 1), floor))
 
 
 def phases(spec: FeatureSpec, step: I64) -> tuple[I64, ...]:

@@ -25,7 +25,7 @@ def steps_lived(spec: FeatureSpec, features: F32, step: I64, k: int) -> I64:
     since_first = np.arange(known.shape[1]) >= known.argmax(axis=1)[:, None]
     gaps = (since_first & ~known).sum(axis=1)
     age = np.fmin(np.fmax(rows.ages(spec, features), 0), k)  # a product's broken row must not stop its neighbours
-    return np.minimum(age.astype(np.int64) + gaps, k)
+    return np.asarray(np.minimum(age.astype(np.int64) + gaps, k))
 
 
 def with_gaps(spec: FeatureSpec, features: F32, step: I64, demand: F32) -> F32:

@@ -29,7 +29,7 @@ INGEST = tuple(name for name in NAMES if name.startswith("ingest.") and name != 
 
 
 def test_every_place_has_its_kill() -> None:
-    assert {*FORECAST, *INGEST, "ingest.idle_advanced"} == set(NAMES)
+    assert {*FORECAST, *INGEST, "ingest.idle_advanced", "forecast.rebuilt"} == set(NAMES)  # the last in test_takeover.py
 
 
 def test_forecast_workers_killed_between_any_two_steps(scenario: MakeScenario, log: list[Sent], undisturbed: Outcome) -> None:
