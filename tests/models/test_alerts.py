@@ -30,7 +30,7 @@ def settled(n: int, rate: float = 1.0, units_per_order: float = 1.0) -> Floats:
     scores[:, row.TILE] = scores[:, row.LAST_SALE] = START
     scores[:, row.AGE] = 1 / (1 - POLICY.keep)
     scores[:, row.ORDERS] = rate * scores[:, row.AGE]
-    scores[:, row.EXPECTED] = scores[:, row.ORDERS] * units_per_order
+    scores[:, row.EXPECTED] = scores[:, row.UNITS] = scores[:, row.ORDERS] * units_per_order
     scores[:, row.DISPERSION] = 1 - row.DISPERSION_PRIOR
     scores[:, row.ERROR] = -row.ERROR_PRIOR
     return scores
@@ -314,3 +314,53 @@ def test_the_document_holds_the_policy() -> None:
     defaults = {field.name: f"{field.default:g}" for field in fields(AlertPolicy)}
     found = {name: f"{float(value):g}" for name, value in re.findall(r"^\| `(\w+)` \| ([0-9.]+) \|", document, re.MULTILINE)}
     assert found == defaults
+
+
+# --- what the window held, for explanations ---
+
+
+def test_an_alerts_window_counts_its_funnel_exactly_and_knows_what_is_usual() -> None:
+    generator = np.random.default_rng(12)
+    n, usual = 40, 4.0
+    scores = fresh(n)
+    clicks, sold = [], []
+    fired: list[tuple[int, Transitions]] = []
+    for tile in range(START, START + 600):
+        rate = usual * (4 if tile >= START + 560 else 1)
+        orders = generator.poisson(rate, n).astype(float)
+        carts, views = generator.poisson(2 * usual, n).astype(float), generator.poisson(9 * usual, n).astype(float)
+        clicks.append(np.column_stack((views, carts, orders, 3 * orders)))
+        sold.append(orders)
+        scores, happened = judge(
+            scores, 3 * orders, orders, np.full(n, 2 * usual), tile, POLICY, tile_ms=TILE_MS, clicks=np.column_stack((carts, views))
+        )
+        if tile >= START + 560:
+            fired.append((tile, happened))
+    counted = np.stack(clicks)
+    found = [(tile, t, i) for tile, t in fired for i in range(len(t))]
+    assert len(found) >= n
+    for tile, t, i in found:
+        window = counted[t.start_tile[i] - START : tile + 1 - START, t.rows[i]].sum(axis=0)
+        np.testing.assert_array_equal(t.funnel[i], window)
+        assert t.funnel[i, 3] == t.observed[i]
+        np.testing.assert_allclose(t.usual[i], np.array([9, 2, 1, 3]) / 2, rtol=0.2)  # two units were expected for every order
+
+
+def test_rows_are_what_is_stored_of_them_whenever_that_is() -> None:
+    generator = np.random.default_rng(13)
+    scores = fresh(3)
+    for tile in range(START, START + 50):
+        orders, clicks = generator.poisson(3, 3).astype(float), generator.poisson(9, (3, 2)).astype(float)
+        scores, _ = judge(scores, orders / 3, orders, orders + 0.1, tile, POLICY, tile_ms=TILE_MS, clicks=clicks)
+        np.testing.assert_array_equal(scores[:, row.COARSE], scores[:, row.COARSE].astype(np.float32))
+
+
+@pytest.mark.parametrize("reason", [Reason.EVICTED, Reason.MODEL_CHANGED])
+def test_drivers_are_told_from_the_first_message_to_the_last(reason: Reason) -> None:
+    scores, alerts = live(settled(1), [1] * 20 + [4] * 30, expected=1)
+    _, ended = close_all(scores, reason, POLICY, tile_ms=TILE_MS)
+    alerts += messages(ended, ["SKU"], POLICY, tile_ms=TILE_MS, levels=[0.1, 0.5, 0.9], reason=reason)
+    assert alerts[-1].reason is reason
+    for alert in alerts:
+        assert math.fsum(effect for _, effect in alert.drivers) == pytest.approx(alert.observed - alert.expected)
+        assert alert.drivers[0][0] == "orders"  # nobody counts clicks here

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from simulator.demand import TILE_MS, Demand, ShopConfig
+from simulator.demand import DROP_CAUSES, SPIKE_CAUSES, TILE_MS, Cause, Demand, ShopConfig
 from simulator.dirt import Dirt
-from simulator.events import DAY_MS, HOUR_MS, Topic
+from simulator.events import DAY_MS, HOUR_MS, Events, Kind, Topic
 from simulator.shop import Shop
 
 CLEAN = Dirt.none()
@@ -107,6 +107,37 @@ def test_trends_change_the_rate_from_their_start_to_their_end() -> None:
     for product in {trend.product for trend in trends}:
         mine = sorted((trend.start_ms, trend.end_ms) for trend in trends if trend.product == product)
         assert all(end <= start for (_, end), (start, _) in pairwise(mine))
+
+
+def test_each_cause_changes_what_it_says_and_only_that() -> None:
+    config = ShopConfig(products=60, trends_per_day=20, lines_per_hour=20_000, dispersion=0)
+    shop = Shop(config, 9, dirt=CLEAN)
+    seen = set()
+    for trend in shop.trends(config.opened_ms + 8 * DAY_MS, config.opened_ms + 11 * DAY_MS):
+        hour = -(-trend.start_ms // HOUR_MS)  # the first whole one
+        usual = shop.demand.usual_lines(hour).sum(axis=0)[trend.product]
+        if trend.end_ms < (hour + 1) * HOUR_MS or usual < 100:
+            continue
+        traffic = shop.period(hour)
+        lines, units = of_kind(traffic.orders, Kind.PLACED, trend.product)
+        views, _ = of_kind(traffic.clicks, Kind.VIEW, trend.product)
+        carts, _ = of_kind(traffic.clicks, Kind.ADD_TO_CART, trend.product)
+        of_line = (1 + shop.demand.extra_units[trend.product]) * 1_000 * trend.size
+        looked = config.views_per_line * (trend.factor if trend.cause is Cause.TRAFFIC else 1)
+        carted = config.carts_per_line * (1 if trend.cause is Cause.CHECKOUT else trend.factor)
+        for found, expected in ((lines, trend.factor), (views, max(looked, trend.factor)), (carts, carted)):
+            assert found == pytest.approx(usual * expected, abs=6 * (usual * expected) ** 0.5)
+        assert units == pytest.approx(lines * of_line, abs=6 * of_line * (lines + 1) ** 0.5)
+        assert (trend.size > 1) == (trend.cause is Cause.ORDER_SIZE)
+        assert trend.cause in (SPIKE_CAUSES if trend.kind == "spike" else DROP_CAUSES)
+        seen.add(trend.cause)
+    assert seen == set(Cause)
+
+
+def of_kind(events: Events, kind: Kind, product: int) -> tuple[int, int]:
+    """Lines of a product, and thousandths of units in them."""
+    mine = (events.kind[events.line_record()] == kind) & (events.product == product)
+    return int(mine.sum()), int(events.quantity[mine].sum())
 
 
 def test_promotions_lower_the_price_and_raise_the_demand() -> None:
