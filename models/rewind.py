@@ -16,7 +16,7 @@ F64 = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 # An EWMA is wound back where its rounding errors do not grow by more than this on the way; one that forgets faster begins at the mean of the next slower one.
-_MOST_GROWTH: Final = 256.0
+_MOST_GROWTH: Final = 1024.0
 
 
 def steps_lived(spec: FeatureSpec, features: F32, step: I64, k: int) -> I64:
@@ -53,6 +53,10 @@ def before(spec: FeatureSpec, features: F32, step: I64, demand: F32, lived: I64)
     sold = values[..., 0] > 0
     silent = np.maximum(row[:, where.since] - observed.sum(axis=1), 0)
     row[:, where.since] = np.where(sold.any(axis=1), sold.argmax(axis=1), silent)
+    # Covariates are taken to have been what they usually are: only the sum of their means' weights is another.
+    slowest = np.log1p(-rows.weights(spec)[0][-1, 0].astype(np.float64))
+    summed_then, summed_now = (np.expm1(np.maximum(age, 1) * slowest) for age in (row[:, where.age], rows.ages(spec, features)))
+    row[:, where.usual] *= (summed_then / summed_now)[:, None]
     born = row[:, where.age] <= 0
     row[born] = rows.fresh(spec, int(born.sum()))
     return row.astype(np.float32)

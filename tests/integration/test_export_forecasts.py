@@ -169,9 +169,8 @@ async def test_many_products_are_written_in_parts_and_broken_ones_left_out(
     await shop.orders({f"p{p}": {START * 12: 1} for p in range(n)}, (START + 2) * HOUR_MS)
     await settle(engine, store, SHARDS)
     [record] = await store.records([(1, "p1")])
-    await store._redis.set(
-        store.keys.features(1, "p1"), record.features[:HEADER_BYTES] + np.full(model.feature_size, np.nan, np.float32).tobytes()
-    )
+    broken = record.features[:HEADER_BYTES] + np.full(model.feature_size, np.nan, np.float32).tobytes()
+    await store._redis.setrange(store.keys.state(1, "p1"), 0, broken)
     shares: list[float] = []
     exported = await export_forecasts(store, settings, model, tmp_path / "x.parquet", shares.append)
     assert (exported.products, exported.unusable) == (n - 1, 1)

@@ -73,6 +73,8 @@ def transition(action: Action) -> Transitions:
         expected=one,
         expected_sd=one,
         score=one,
+        funnel=np.zeros((1, 4)),
+        usual=np.zeros((1, 4)),
     )
 
 
