@@ -17,7 +17,7 @@ import keras
 from keras import ops
 
 from models.features import F32
-from models.nowcast import level_shares
+from models.thinning import level_shares
 from models.weights import CLIP
 
 Tensor = Any  # of the backend

@@ -13,13 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from models.features import F32, I64
+from models.thinning import moments, part
 
 Bools = npt.NDArray[np.bool_]
 
 # Below this mean a forecast says "none"; keeps ratios finite.
 _LEAST: Final = np.float32(1e-6)
-# A product of which next to nothing is expected is no lumpier than this.
-_MOST_LUMPS: Final = np.float32(1e3)
 # More than this many typical orders, and times what was expected, above the expectation is a bulk order: it says no more of the rate than these.
 _SURPRISE: Final = np.float32(2)
 
@@ -74,23 +73,6 @@ class NowcastRule:
     persistence: float = 0.9  # share of it that is left a step later, 0 to below 1
 
 
-def level_shares(levels: Sequence[float]) -> F32:
-    """Probability that each quantile stands for, (levels,): they sum to 1.
-
-    >>> level_shares((0.25, 0.5, 0.75)).tolist()
-    [0.375, 0.25, 0.375]
-    """
-    ends = np.concatenate([[0.0], (np.array(levels[1:]) + np.array(levels[:-1])) / 2, [1.0]])
-    return np.diff(ends).astype(np.float32)
-
-
-def moments(quantiles: F32, levels: Sequence[float]) -> tuple[F32, F32]:
-    """Mean and variance of the distributions that quantiles describe, whose levels are the last axis; (...,) each."""
-    shares = level_shares(levels)
-    mean = quantiles @ shares
-    return mean, np.maximum((quantiles * quantiles) @ shares - mean * mean, 0)
-
-
 def change(rule: NowcastRule, observed: F32, expected: F32, lumpiness: F32) -> F32:
     """The product's rate relative to its forecast, given `observed` units where `expected` were, (n,).
 
@@ -105,34 +87,6 @@ def change(rule: NowcastRule, observed: F32, expected: F32, lumpiness: F32) -> F
     return (weight + np.minimum(observed, expected + _SURPRISE * (order + expected))) / (weight + expected)
 
 
-def remainder(quantiles: F32, share: F32, lumps: F32, levels: Sequence[float]) -> F32:
-    """Quantiles of what a `share`, (n,), of an interval's demand brings, where `quantiles`, (n, levels), are the whole interval's; above 1: of more.
-
-    `lumps`, (n,): the relative variance that comes of chance. Where it is large, demand is an order or two, and a part of the interval rarely has one:
-    quantiles of a part are those of the whole at lower levels. Where it is small, they lie around the part's mean, and their distance from it shrinks
-    with the root of the share. Both keep mean and variance of a process with independent parts; they are mixed by `lumps`. Rises with the share.
-    """
-    part = np.minimum(share, 1)
-    probability = (part * (1 + lumps) / np.maximum(lumps + part, _LEAST))[:, None]
-    amount = ((lumps + part) / (1 + lumps))[:, None]
-    knots = np.array([0.0, *levels], np.float32)
-    wanted = np.asarray(1 - (1 - knots[1:]) / np.maximum(probability, _LEAST), np.float32)
-    few = amount * _at_levels(quantiles, knots, wanted)
-    centre = (quantiles @ level_shares(levels))[:, None]
-    many = np.maximum(centre * part[:, None] + (quantiles - centre) * np.sqrt(part)[:, None], 0)
-    mixed = many + (few - many) * (lumps / (1 + lumps))[:, None]
-    return np.asarray(np.where(share[:, None] >= 1, quantiles * share[:, None], np.minimum(mixed, quantiles)))
-
-
-def _at_levels(quantiles: F32, knots: F32, wanted: F32) -> F32:
-    """Quantiles, (n, levels), read at other levels, (n, levels) up to the highest; straight lines between, from 0 at level 0."""
-    whole = np.concatenate([np.zeros_like(quantiles[:, :1]), quantiles], axis=1)
-    above = np.clip(np.searchsorted(knots, wanted, side="right"), 1, len(knots) - 1)
-    low, high = (np.take_along_axis(whole, above - i, axis=1) for i in (1, 0))
-    place = np.clip((wanted - knots[above - 1]) / (knots[above] - knots[above - 1]), 0, 1)
-    return np.asarray(low + (high - low) * place)
-
-
 def nowcast(
     rule: NowcastRule, levels: Sequence[float], decoded: tuple[F32, F32], horizon: int, lengths: I64, observed: F32, passed: F32
 ) -> Forecasts:
@@ -145,13 +99,13 @@ def nowcast(
     mean, quantiles = decoded[0][:, :horizon], decoded[1][:, :horizon]
     first, of_first = mean[:, 0], quantiles[:, 0]
     centre, variance = moments(of_first, levels)
-    lumps = _lumps(rule, centre, variance)
+    shape = _shape(rule, centre, variance)
     expected = first * passed
     rate = change(rule, observed, expected, (variance / np.maximum(first, _LEAST)).astype(np.float32))
     left = (1 - passed) * rate
     step_mean = observed + first * left
-    step_quantiles = observed[:, None] + remainder(of_first, left, lumps, levels)
-    by_now = Running(expected, remainder(of_first, passed, lumps, levels), step_mean, step_quantiles)
+    step_quantiles = observed[:, None] + part(of_first, left, shape, levels)
+    by_now = Running(expected, part(of_first, passed, shape, levels), step_mean, step_quantiles)
 
     later = rule.carry * np.power(rule.persistence, np.arange(-1, horizon - 1))
     factor = 1 + (rate[:, None] - 1) * later.astype(np.float32)
@@ -162,9 +116,9 @@ def nowcast(
     return Forecasts(all_means, np.ascontiguousarray(all_quantiles.transpose(0, 2, 1)), sum_mean, sum_quantiles, by_now)
 
 
-def _lumps(rule: NowcastRule, mean: F32, variance: F32) -> F32:
-    """Relative variance by chance; where nothing is expected, one order is all there could be."""
-    return np.asarray(rule.independent * np.minimum(variance / np.maximum(mean * mean, _LEAST), _MOST_LUMPS), np.float32)
+def _shape(rule: NowcastRule, mean: F32, variance: F32) -> F32:
+    """Of the gamma process that demand is like: its relative variance by chance, inverted."""
+    return np.asarray(mean * mean / np.maximum(rule.independent * variance, _LEAST), np.float32)
 
 
 def _sums(
@@ -179,5 +133,5 @@ def _sums(
     share = 1 + (running * (left[:, None] - 1) + (mean - running) * factor) / np.maximum(mean, _LEAST)
     shares: F32 = np.maximum(share, 0).astype(np.float32)
     flat = quantiles.reshape(n * k, -1)
-    rest = remainder(flat, shares.reshape(-1), _lumps(rule, *moments(flat, levels)), levels).reshape(quantiles.shape)
+    rest = part(flat, shares.reshape(-1), _shape(rule, *moments(flat, levels)), levels).reshape(quantiles.shape)
     return np.asarray(observed[:, None] + mean * shares), np.asarray(observed[:, None, None] + rest)

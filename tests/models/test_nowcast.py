@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.features import F32
-from models.nowcast import Forecasts, NowcastRule, change, moments, nowcast, remainder
+from models.nowcast import Forecasts, NowcastRule, change, nowcast
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 LENGTHS = np.array([[1, 24, 168]])
@@ -75,23 +75,6 @@ def test_a_sums_mean_is_that_of_its_steps() -> None:
 def test_a_bulk_order_says_less_of_a_lumpy_product() -> None:
     even, lumpy = (at(10, 0.5, spread=spread) for spread in ((0.6, 0.8, 1.0, 1.2, 1.6), (0.0, 0.0, 0.1, 1.0, 9.0)))
     assert even.mean[0, 1] > lumpy.mean[0, 1] > 2
-
-
-def test_the_rest_of_a_lumpy_step_is_most_likely_nothing() -> None:
-    """An order every other step: of the last tenth of one, nineteen in twenty bring none."""
-    whole = np.array([[0, 0, 0, 2, 10]], np.float32)
-    rest = remainder(whole, f32(0.1), f32(50), LEVELS)
-    assert (rest[0, :4] < 0.01).all()
-    assert rest[0, 4] < 1
-
-
-@pytest.mark.parametrize(("rate", "share"), [(100.0, 0.5), (100.0, 0.1), (400.0, 0.9)])
-def test_parts_of_busy_steps_are_poisson_again(rate: float, share: float) -> None:
-    draws = np.random.default_rng(0).poisson([[rate], [rate * share]], (2, 200_000))
-    whole, part = np.quantile(draws, LEVELS, axis=1).T.astype(np.float32)
-    centre, variance = moments(whole[None], LEVELS)
-    found = remainder(whole[None], f32(share), variance / centre**2, LEVELS)[0]
-    assert np.abs(found - part).max() <= 0.25 * np.sqrt(rate * share) + 1
 
 
 demands = st.floats(0, 1e4, width=32)

@@ -1,0 +1,95 @@
+"""A part of an interval's demand: its quantiles from those of the whole interval's.
+
+Demand that comes in independent pieces is much like a gamma process, in which a share r of an interval has r times the whole's shape, and the same
+scale. So a quantile shrinks as that of a gamma distribution with the forecast's own relative variance does: with the root of the share around the mean
+where many small orders come, and to nothing where there are one or two, most parts having none.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from statistics import NormalDist
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from models.features import F32
+
+F64 = npt.NDArray[np.float64]
+
+# Shapes of the table, evenly spaced in logarithm: about as many orders come in an interval.
+_LOG_SHAPES: Final = np.linspace(math.log(1e-3), math.log(1e4), 240)
+# No forecast is surer than that of so many orders, nor less sure than that of so few.
+_FEWEST, _MOST = 1e-2, 1e4
+# Above this shape the cube-root approximation is exact to a thousandth.
+_LARGE: Final = 30.0
+_TERMS: Final = 200
+_HALVINGS: Final = 50
+
+
+def level_shares(levels: Sequence[float]) -> F32:
+    """Probability that each quantile stands for, (levels,): they sum to 1.
+
+    >>> level_shares((0.25, 0.5, 0.75)).tolist()
+    [0.375, 0.25, 0.375]
+    """
+    ends = np.concatenate([[0.0], (np.array(levels[1:]) + np.array(levels[:-1])) / 2, [1.0]])
+    return np.diff(ends).astype(np.float32)
+
+
+def moments(quantiles: F32, levels: Sequence[float]) -> tuple[F32, F32]:
+    """Mean and variance of the distributions that quantiles describe, whose levels are the last axis; (...,) each."""
+    shares = level_shares(levels)
+    mean = quantiles @ shares
+    return mean, np.maximum((quantiles * quantiles) @ shares - mean * mean, 0)
+
+
+def part(quantiles: F32, share: F32, shape: F32, levels: Sequence[float]) -> F32:
+    """Quantiles, (n, levels), of what a `share`, (n,), of an interval's demand brings; `quantiles`, (n, levels), are those of the whole.
+
+    `shape`, (n,): of the gamma distribution as wide as the whole. Rises with the share, which may be above 1, and with the level. A share of 1 changes no bit.
+    """
+    logs = np.log(np.clip(shape, _FEWEST, _MOST).astype(np.float64))
+    of_part = logs + np.log(np.clip(share, 1e-30, 1).astype(np.float64))
+    out = np.empty_like(quantiles)
+    for i, table in enumerate(_log_quantiles(tuple(levels))):
+        out[:, i] = quantiles[:, i] * np.exp(np.interp(of_part, _LOG_SHAPES, table) - np.interp(logs, _LOG_SHAPES, table))
+    # Below the table's end next to nothing is left, and above the whole nothing is known but the scale.
+    out *= np.where(share > 0, np.exp(np.minimum(of_part - _LOG_SHAPES[0], 0)), 0).astype(np.float32)[:, None]
+    return np.asarray(np.where(share[:, None] >= 1, quantiles * share[:, None], out))
+
+
+@lru_cache(maxsize=8)
+def _log_quantiles(levels: tuple[float, ...]) -> F64:
+    """Logarithms of the gamma distribution's quantiles, (levels, shapes)."""
+    return np.stack([gamma_log_quantile(level, np.exp(_LOG_SHAPES)) for level in levels])
+
+
+def gamma_log_quantile(level: float, shape: F64) -> F64:
+    """Logarithm of the quantile of gamma distributions with scale 1, (n,).
+
+    >>> np.exp(gamma_log_quantile(0.5, np.array([1.0, 100.0]))).round(3).tolist()
+    [0.693, 99.667]
+    """
+    log_gamma = np.array([math.lgamma(1 + a) for a in shape.tolist()])
+    low, high = (math.log(level) + log_gamma) / shape - 1, np.log(shape + 12 * np.sqrt(shape) + 40)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        below = _log_distribution(middle, shape, log_gamma) < math.log(level)
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    ninth = 1 / (9 * shape)
+    large = np.log(shape) + 3 * np.log(
+        np.maximum(1 - ninth + NormalDist().inv_cdf(level) * np.sqrt(ninth), 1e-3)
+    )  # Wilson and Hilferty 1931
+    return np.asarray(np.where(shape > _LARGE, large, (low + high) / 2))
+
+
+def _log_distribution(log_x: F64, shape: F64, log_gamma: F64) -> F64:
+    """Logarithm of the gamma distribution function, by its series (Abramowitz and Stegun 6.5.29); good for shapes up to _LARGE."""
+    x = np.exp(log_x)
+    term, total = np.ones_like(x), np.ones_like(x)
+    for n in range(1, _TERMS):
+        term = term * x / (shape + n)
+        total = total + term
+    return np.asarray(shape * log_x - x - log_gamma + np.log(total))
