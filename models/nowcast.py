@@ -132,6 +132,6 @@ def _sums(
     factor = (rate[:, None] - 1) * later.astype(np.float32)
     share = 1 + (running * (left[:, None] - 1) + (mean - running) * factor) / np.maximum(mean, _LEAST)
     shares: F32 = np.maximum(share, 0).astype(np.float32)
-    flat = quantiles.reshape(n * k, -1)
+    flat = quantiles.reshape(n * k, len(levels))
     rest = part(flat, shares.reshape(-1), _shape(rule, *moments(flat, levels)), levels).reshape(quantiles.shape)
     return np.asarray(observed[:, None] + mean * shares), np.asarray(observed[:, None, None] + rest)

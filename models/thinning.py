@@ -40,9 +40,9 @@ def level_shares(levels: Sequence[float]) -> F32:
 
 def moments(quantiles: F32, levels: Sequence[float]) -> tuple[F32, F32]:
     """Mean and variance of the distributions that quantiles describe, whose levels are the last axis; (...,) each."""
-    shares = level_shares(levels)
-    mean = quantiles @ shares
-    return mean, np.maximum((quantiles * quantiles) @ shares - mean * mean, 0)
+    weighted = quantiles * level_shares(levels)  # no matrix product: its last bits would depend on a product's batch-mates
+    mean = weighted.sum(axis=-1)
+    return mean, np.maximum((quantiles * weighted).sum(axis=-1) - mean * mean, 0)
 
 
 def part(quantiles: F32, share: F32, shape: F32, levels: Sequence[float]) -> F32:

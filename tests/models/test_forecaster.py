@@ -1,5 +1,6 @@
 """The compiled model: equal to the layer over whole sequences, and blind to batches."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,18 @@ def test_forecasts_are_finite_ordered_and_of_the_promised_shapes(forecaster: For
     assert all(np.isfinite(part).all() and (part >= 0).all() for part in parts(out))
     assert (np.diff(out.quantiles, axis=1) >= 0).all()
     assert (np.diff(out.cumulative_quantiles, axis=2) >= 0).all()
+
+
+def test_a_days_share_is_that_of_its_demand_and_an_hours_that_of_the_clock() -> None:
+    """A shop that sells from six to twelve only: at nine half of a day's demand is to be expected."""
+    morning = np.tile(np.repeat(np.array([1e-6, 1, 1e-6], np.float32), [6, 6, 12]), 7)
+    for spec, horizon, share in ((DAILY, 14, 0.5), (HOURLY, 24, 0.375)):
+        model = Forecaster(replace(untrained(spec, horizon), pace=morning))
+        features, state = lived(model, 3)
+        step, nothing = np.full(3, FIRST[spec] + 29), np.zeros((3, 1 + len(spec.streams)), np.float32)
+        plain = model.read_out(features, state, step, nothing, nothing[:, 0], NO_SUMS)
+        at_nine = model.read_out(features, state, step, nothing, np.full(3, 0.375, np.float32), NO_SUMS)
+        assert np.allclose(at_nine.running.by_now_mean, share * plain.mean[:, 0], rtol=1e-3)
 
 
 def test_each_product_has_its_own_sums(forecaster: Forecaster) -> None:

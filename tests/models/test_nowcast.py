@@ -128,3 +128,11 @@ def test_with_single_units_it_is_the_posterior_mean_of_a_gamma_poisson_rate(expe
 def test_a_bulk_order_is_not_taken_for_a_surge() -> None:
     rule = NowcastRule(weight=4)
     assert change(rule, f32(10_000), f32(2), f32(1)) == change(rule, f32(8), f32(2), f32(1)) > change(rule, f32(7), f32(2), f32(1))
+
+
+def test_it_needs_neither_sums_nor_products() -> None:
+    mean, quantiles = decoded()
+    for n in (1, 0):
+        some = mean[:n, :24], quantiles[:n, :24]
+        out = nowcast(RULE, LEVELS, some, 24, np.empty((n, 0), np.int64), np.ones(n, np.float32), np.full(n, 0.5, np.float32))
+        assert (out.mean.shape, out.cumulative_mean.shape, out.cumulative_quantiles.shape) == ((n, 24), (n, 0), (n, 0, 5))

@@ -10,8 +10,10 @@ from models import batches, dataset, train
 from models.artefact import Artefact
 from models.batches import Recipe
 from models.checkpoints import Checkpoint, Checkpoints
-from models.dataset import Encoded, Panel, UnusableData
+from models.dataset import Encoded, Panel, Parts, UnusableData
 from models.features import FeatureSpec
+from models.nowcast import NowcastRule
+from models.pace import even
 from models.seasons import DAY_MS
 from models.train import Progress
 from models.weights import Sizes, initial
@@ -76,6 +78,26 @@ def test_training_learns_the_week_and_repeats_itself() -> None:
     assert (first.horizon, first.longest_sum) == (14, 28)
     assert first.training["panels"][0]["fingerprint"] == panel.fingerprint
     assert train.train([panel], DAILY, replace(QUICK, seed=2), name="test").version != first.version
+
+
+def test_a_shop_whose_times_are_known_teaches_its_hours_and_the_nowcasts_rule() -> None:
+    """All is sold between noon and six."""
+    panel = weekly_panel()
+    rng = np.random.default_rng(1)
+    product, column = np.nonzero(panel.demand[..., 0])
+    units = rng.multinomial(panel.demand[product, column, 0].astype(int), np.full(6, 1 / 6))
+    row, hour = np.nonzero(units)
+    part = (panel.first_step + column[row]) * 24 + 12 + hour
+    model = train.train(
+        [replace(panel, parts=Parts(24, product[row], part, units[row, hour].astype(np.float32)))],
+        DAILY,
+        replace(QUICK, iterations=10),
+        name="hours",
+    )
+    assert model.pace.reshape(7, 24)[:, 12:18].sum() > 0.9 * model.pace.sum()
+    assert model.nowcast != NowcastRule()
+    without = train.train([panel], DAILY, replace(QUICK, iterations=10), name="hours")
+    assert (without.pace.tolist(), without.nowcast) == (even().tolist(), NowcastRule())
 
 
 def test_several_shops_are_learned_together() -> None:

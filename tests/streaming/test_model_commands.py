@@ -1,5 +1,6 @@
 """`trendcast train` and `trendcast models list`, as a user meets them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -74,6 +75,34 @@ def test_an_export_is_cleaned_of_repeated_rows_outages_and_stock_outs(tmp_path: 
         if more:
             del expected["outages"]
         assert found == ({} if more == ["--no-clean"] else expected)
+
+
+def test_a_model_learns_anew_what_a_running_step_says_and_nothing_else(repository: Path, tmp_path: Path) -> None:
+    shipped = repository / "models" / "default"
+    options = ["--simulate", "12", "--products", "20", "--newest", "5", "--out", str(tmp_path / "again")]
+    done = CliRunner().invoke(build(), ["fit-nowcast", str(shipped), *options], env=WIDE)
+    assert done.exit_code == 0, done.output
+    before, after = read(shipped), read(tmp_path / "again")
+    assert after.nowcast != before.nowcast
+    assert after.version != before.version
+    assert replace(after, nowcast=before.nowcast).version == before.version
+    assert (after.training, after.backtest) == (before.training, before.backtest)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"), [([], "nothing to fit on"), (["--export", "steps.parquet"], "nothing of times within a step")]
+)
+def test_a_nowcast_that_cannot_be_fitted_says_why(
+    options: list[str], says: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    frame = pd.DataFrame({"product_id": "a", "hour": range(50)}).assign(units=2.0, closed=True, orders=1.0, views=0.0, carts=0.0)
+    frame["start_ms"], frame["end_ms"] = frame["hour"] * HOUR_MS, (frame["hour"] + 1) * HOUR_MS
+    frame.to_parquet("steps.parquet")
+    done = CliRunner().invoke(build(), ["fit-nowcast", str(repository / "models" / "default"), "--out", "again", *options], env=WIDE)
+    assert isinstance(done.exception, UserError)
+    assert says in str(done.exception)
+    assert not (tmp_path / "again").exists()
 
 
 def test_a_place_without_models_says_so(tmp_path: Path) -> None:
