@@ -38,6 +38,11 @@ class Parts:
         wanted[wanted] = kept[place[wanted]] == self.product[wanted]
         return Parts(self.per_step, place[wanted].astype(np.int64), self.part[wanted], self.units[wanted])
 
+    def since(self, first: int) -> "Parts":
+        """Those of the step `first` and later ones."""
+        later = self.part >= first * self.per_step
+        return Parts(self.per_step, self.product[later], self.part[later], self.units[later])
+
     def come(self, rows: I64, step: int) -> npt.NDArray[np.float64]:
         """Units of each of these rising products at the end of each part of a step, (rows, per_step)."""
         inside = np.flatnonzero((self.part >= step * self.per_step) & (self.part < (step + 1) * self.per_step))

@@ -25,6 +25,7 @@ COMMANDS: Final = (
     "backtest",
     "tune",
     "fitnowcast",
+    "retrain",
     "models",
     "features",
     "explain",

@@ -5,16 +5,13 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from streaming import topics
 from streaming.deadletters import ORIGINAL
+from streaming.drain import drain, reading
 from streaming.errors import UserError
 from streaming.settings import Settings
-
-# No broker that answers at all lets a reader wait for so long.
-SILENCE_MS: Final = 30_000
-POLL_RECORDS: Final = 2_000
 
 Coordinates = tuple[str, int, int]  # topic, partition, offset
 
@@ -146,8 +143,7 @@ def find(records: Iterable[Any], source: Coordinates) -> Letter | None:
 
 def read(settings: Settings, since_ms: int | None = None) -> Iterator[Any]:
     """All records of the topic that are there now, from `since_ms` on (the time of rejection); partition by partition in order. Raises UserError."""
-    from kafka import KafkaConsumer, TopicPartition
-    from kafka.errors import KafkaError
+    from kafka import TopicPartition
 
     bootstrap, topic = settings.kafka_bootstrap, settings.dead_letters_topic
     first, end = (topics.offsets(bootstrap, [topic], which) for which in ("earliest", "latest"))
@@ -155,40 +151,9 @@ def read(settings: Settings, since_ms: int | None = None) -> Iterator[Any]:
         raise UserError(f"no topic {topic} in Kafka at {bootstrap}; create the topics with `trendcast topics create`")
     ends = {TopicPartition(*place): until for place, until in end.items()}
     starts = {TopicPartition(*place): offset for place, offset in first.items()}
-    try:
-        consumer = KafkaConsumer(
-            bootstrap_servers=bootstrap.split(","),
-            client_id="trendcast",
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",  # retention may delete what we are about to read
-            allow_auto_create_topics=False,
-            max_poll_records=POLL_RECORDS,
-        )
-        try:
-            if since_ms is not None:
-                found = consumer.offsets_for_times(dict.fromkeys(ends, since_ms))
-                starts = {tp: ends[tp] if at is None else at.offset for tp, at in found.items()}
-            yield from _drain(consumer, starts, ends)
-        finally:
-            consumer.close(autocommit=False)
-    except KafkaError as error:
-        raise UserError(f"Kafka at {bootstrap}: {error}") from error
-
-
-def _drain(consumer: Any, starts: dict[Any, int], ends: dict[Any, int]) -> Iterator[Any]:
-    left = {tp: end for tp, end in ends.items() if starts[tp] < end}
-    consumer.assign(list(left))
-    for tp in left:
-        consumer.seek(tp, starts[tp])
-    while left:
-        before = {tp: consumer.position(tp) for tp in left}
-        for tp, records in consumer.poll(timeout_ms=SILENCE_MS).items():
-            yield from (record for record in records if record.offset < ends[tp])
-        after = {tp: consumer.position(tp) for tp in left}
-        if before == after:
-            raise UserError("Kafka does not send the dead letters; `trendcast check` may say why")
-        done = [tp for tp, position in after.items() if position >= ends[tp]]
-        if done:
-            consumer.pause(*done)
-        left = {tp: end for tp, end in left.items() if tp not in done}
+    with reading(settings) as consumer:
+        if since_ms is not None:
+            found = consumer.offsets_for_times(dict.fromkeys(ends, since_ms))
+            starts = {tp: ends[tp] if at is None else at.offset for tp, at in found.items()}
+        for _, records in drain(consumer, starts, ends):
+            yield from records

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from feature_store.events import EventBatch
 from feature_store.tiles import Grid, roll_up, tile_events
 from feature_store.watermarks import judge
 from models.dataset import Cells
@@ -76,22 +77,26 @@ def cells(
             offsets[source] = first + len(sent.values)
             records = _records(sent, first)
             batch, _ = decode_clicks(records) if sent.topic else decode_orders(records, currency=rules.currency)
-            if not len(batch):
-                continue
-            judged = judge(
-                batch,
-                watermarks.get(source),
-                lateness_ms=rules.lateness_ms,
-                future_ms=rules.future_ms,
-                step_ms=rules.step_ms,
-                step_retention_ms=rules.step_retention_ms,
-            )
-            watermarks[source] = int(judged.watermark_ms[-1])
-            deltas = tile_events(batch.where(judged.accepted), judged.before_ms[judged.accepted], grid)
-            product, part, sums = roll_up(deltas.product, deltas.tile, deltas.deltas, parts)
-            if len(part):
-                yield Cells(batch.product_ids, product, part, sums)
+            if len(batch):
+                found, watermarks[source] = fold(batch, watermarks.get(source), rules, grid, parts)
+                if len(found.part):
+                    yield found
         progress(piece.end_ms)
+
+
+def fold(batch: EventBatch, watermark_ms: int | None, rules: LogRules, grid: Grid, parts: Grid) -> tuple[Cells, int]:
+    """What records of one source add, by tiles of `grid` and then by steps of `parts`, and the source's watermark after them; `batch` holds at least one."""
+    judged = judge(
+        batch,
+        watermark_ms,
+        lateness_ms=rules.lateness_ms,
+        future_ms=rules.future_ms,
+        step_ms=rules.step_ms,
+        step_retention_ms=rules.step_retention_ms,
+    )
+    deltas = tile_events(batch.where(judged.accepted), judged.before_ms[judged.accepted], grid)
+    product, part, sums = roll_up(deltas.product, deltas.tile, deltas.deltas, parts)
+    return Cells(batch.product_ids, product, part, sums), int(judged.watermark_ms[-1])
 
 
 def _records(sent: Sent, first_offset: int) -> list[_Record]:

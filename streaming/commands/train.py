@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from models.cleaning import Change, Policy
     from models.dataset import Panel
     from models.features import FeatureSpec
-    from models.registry import Measured, Registry
+    from models.registry import Measured, Registry, Version
     from models.train import Progress
 
 # Clicks of a log without any are synthetic, and carry little: a tenth of the usual ratios makes a year's log ten times as quick to read.
@@ -98,9 +98,9 @@ def train(
     kept = Checkpoints(checkpoint or out / ".checkpoint", lambda line: console.print(line, markup=False))
     try:
         panels, read = panels_of(log or [], simulate, export or [], spec, products, chosen_recipe.seed, console)
-        artefact = _train(panels, spec, chosen_recipe, name, held_back, policy, read, kept, console)
+        artefact = trained(panels, spec, chosen_recipe, name, held_back, policy, read, kept, console)
         registry = registry_if_any(console)
-        artefact, rivals = _test(panels, artefact, held_back, registry, console) if held_back else (artefact, {})
+        artefact, rivals = tested(panels, artefact, held_back, registry, console) if held_back else (artefact, {})
     except UnusableData as error:
         raise UserError(f"cannot train: {error}") from error
     except KeyboardInterrupt:
@@ -118,6 +118,14 @@ def train(
 
 def spec_of(step: Step, streams: str, log: list[Path] | None, simulate: int, export: list[Path] | None) -> "FeatureSpec":
     """The features that the options ask for. Raises UserError for unknown streams, and where there is nothing to read."""
+    spec = features_of(step, streams)
+    if not (log or simulate or export):
+        raise UserError("nothing to learn from; give --log FILE, --simulate DAYS or --export FILE")
+    return spec
+
+
+def features_of(step: Step, streams: str) -> "FeatureSpec":
+    """Features of steps and streams. Raises UserError for unknown streams."""
     from feature_store.measures import MEASURES
     from models.features import FeatureSpec
     from models.seasons import DAY_MS, HOUR_MS
@@ -126,8 +134,6 @@ def spec_of(step: Step, streams: str, log: list[Path] | None, simulate: int, exp
     unknown = sorted(set(chosen) - set(MEASURES[1:]))
     if unknown:
         raise UserError(f"there is no stream {', '.join(unknown)}; choose from {', '.join(MEASURES[1:])}")
-    if not (log or simulate or export):
-        raise UserError("nothing to learn from; give --log FILE, --simulate DAYS or --export FILE")
     return FeatureSpec.for_step(HOUR_MS if step is Step.HOUR else DAY_MS, chosen)
 
 
@@ -203,7 +209,7 @@ def _exported(paths: list[Path], spec: "FeatureSpec", products: int) -> "tuple[P
     return panel, repeated
 
 
-def _train(
+def trained(
     panels: "dict[str, Panel]",
     spec: "FeatureSpec",
     recipe: "Recipe",
@@ -242,7 +248,7 @@ def _train(
     return replace(artefact, training={"sources": list(panels), "cleaning": report, **artefact.training})
 
 
-def _test(
+def tested(
     panels: "dict[str, Panel]", artefact: "Artefact", held_back: int, registry: "Registry | None", console: "Console"
 ) -> "tuple[Artefact, dict[str, Measured]]":
     """The artefact with its rows on the newest days, and those of the registered model that serves under its name, by bench."""
@@ -296,19 +302,26 @@ def _serving(registry: "Registry | None", name: str, bench: "Bench", console: "C
 
 
 def _record(registry: "Registry", artefact: "Artefact", rivals: "dict[str, Measured]", files: list[Path], console: "Console") -> None:
-    from models.registry import NoRegistry, backtests_of
+    from models.registry import NoRegistry
 
     try:
-        backtests = backtests_of(artefact)
-        run = registry.record("train", artefact, backtests, files)
-        version = registry.add_backtests(registry.register(artefact, run), backtests)
-        serving = registry.serving(artefact.name)
-        if serving is not None:
-            registry.add_backtests(serving, rivals)
+        version = registered(registry, "train", artefact, rivals, files)
     except NoRegistry as error:
         console.print(f"not recorded: {error}", markup=False)
         return
     console.print(f"recorded as {version.label}; let it serve with `trendcast models promote {version.label}`", markup=False)
+
+
+def registered(registry: "Registry", kind: str, artefact: "Artefact", rivals: "dict[str, Measured]", files: list[Path]) -> "Version":
+    """A run, and a version with what it and the serving one were measured at. Raises NoRegistry."""
+    from models.registry import backtests_of
+
+    backtests = backtests_of(artefact)
+    version = registry.add_backtests(registry.register(artefact, registry.record(kind, artefact, backtests, files)), backtests)
+    serving = registry.serving(artefact.name)
+    if serving is not None:
+        registry.add_backtests(serving, rivals)
+    return version
 
 
 def _draw(path: Path, artefact: "Artefact") -> None:
@@ -345,7 +358,7 @@ def print_table(title: str, rows: dict[str, dict[str, float]], columns: Sequence
 
 
 @contextmanager
-def progress_bar(title: str, total: int, console: "Console") -> Iterator[Any]:
+def progress_bar(title: str, total: float, console: "Console") -> Iterator[Any]:
     """A progress bar; yields the function that moves it to a value."""
     from rich.progress import Progress as Bars
 
