@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streaming.commands.recording import Iterations, RecipeFile, Seed, recipe_of, registry_if_any
+from streaming.commands.train import need_plots
 from streaming.errors import UserError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def backtest(
     from models.metrics import MAIN
 
     if report is not None:
-        _need_plots()
+        need_plots()
     rivals = _chosen(contenders)
     console = Console(stderr=True)
     console.print("loading TensorFlow …")
@@ -90,7 +91,7 @@ def backtest(
     if report is not None:
         _write_report(report, f"Backtest on {directory.name}", bench, answers, artefact, changes)
         console.print(f"report written to {report}")
-    _record(bench, directory.name, artefact, rows, console, trained=model is not None)
+    _record(bench, directory.name, artefact, rows, [report] if report else [], console, trained=model is not None)
 
 
 def _chosen(contenders: str) -> "Mapping[str, Contender]":
@@ -137,16 +138,6 @@ def _measurable(directory: Path, bench: "Bench") -> "Artefact":
     return artefact
 
 
-def _need_plots() -> None:
-    """Before minutes are spent on training."""
-    from models.report import require
-
-    try:
-        require()
-    except ImportError as error:
-        raise UserError(str(error)) from error
-
-
 def _write_report(
     path: Path,
     title: str,
@@ -171,7 +162,14 @@ def _write_report(
 
 
 def _record(
-    bench: "Bench", source: str, artefact: "Artefact", rows: dict[str, dict[str, float]], console: "Console", *, trained: bool
+    bench: "Bench",
+    source: str,
+    artefact: "Artefact",
+    rows: dict[str, dict[str, float]],
+    files: list[Path],
+    console: "Console",
+    *,
+    trained: bool,
 ) -> None:
     """A run; of a model that was `trained` before also a backtest of its version."""
     from models.registry import Measured, NoRegistry
@@ -181,7 +179,7 @@ def _record(
         return
     backtests = {bench.fingerprint: Measured(source, rows)}
     try:
-        run = registry.record("backtest", artefact, backtests, notes={"bench": bench.fingerprint})
+        run = registry.record("backtest", artefact, backtests, files, notes={"bench": bench.fingerprint})
         version = registry.add_backtests(registry.register(artefact, run), backtests) if trained else None
     except NoRegistry as error:
         console.print(f"not recorded: {error}", markup=False)

@@ -1,13 +1,27 @@
 """`trendcast retrain`: from the newest days to a model that serves, if it is better; for a scheduler."""
 
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from streaming.commands import cleaning, load_settings
 from streaming.commands.recording import Iterations, RecipeFile, Seed, recipe_of, registry
-from streaming.commands.train import Products, Step, StepLength, Streams, features_of, panels_of, progress_bar, registered, tested, trained
+from streaming.commands.train import (
+    Exports,
+    Products,
+    Step,
+    StepLength,
+    Streams,
+    compared,
+    drawn,
+    features_of,
+    panels_of,
+    progress_bar,
+    registered,
+    trained,
+)
 from streaming.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,6 +31,8 @@ if TYPE_CHECKING:
     from models.features import FeatureSpec
     from models.registry import Registry
     from streaming.retrain_run import Run
+
+SOURCE: Final = "newest days"  # the panel's name in tables and reports
 
 
 def register(app: typer.Typer) -> None:
@@ -28,8 +44,9 @@ def retrain(
     days: Annotated[int, typer.Option(min=8, help="Newest days of the log that are used, those held back among them.")] = 180,
     log: Annotated[
         Path | None,
-        typer.Option(dir_okay=False, help="A log that `trendcast replay` reads; without it, the namespace's topics in Kafka, up to now."),
+        typer.Option(dir_okay=False, help="A log that `trendcast replay` reads; without it or --export, the namespace's topics up to now."),
     ] = None,
+    export: Exports = None,
     name: Annotated[str, typer.Option(help="The model's name: that of the one which it may replace.")] = "lstm",
     step: StepLength = Step.HOUR,
     streams: Streams = "orders,views,carts",
@@ -49,6 +66,7 @@ def retrain(
     """
     from rich.console import Console
 
+    from models.artefact import UnusableArtefact
     from models.dataset import UnusableData
     from models.registry import NoRegistry
     from simulator.embedded.cache import state_dir
@@ -58,50 +76,62 @@ def retrain(
     spec = features_of(step, streams)
     chosen = recipe_of(recipe, spec, iterations, seed)
     record = registry()
-    options = _options(days, log, name, products, held_back, spec, chosen)
+    options = _options(days, log, export, name, products, held_back, spec, chosen)
     with retrain_run.begun(home or state_dir() / "retrain", options, lambda line: console.print(line, markup=False)) as run:
         try:
-            run.stage("read", lambda: _read(run, days, log, spec, products, chosen.seed, console))
+            run.stage("read", lambda: _read(run, days, log, export, spec, products, chosen.seed, console))
             run.stage("train", lambda: _train(run, name, spec, chosen, held_back, console))
-            tested_as = run.stage("backtest", lambda: _backtest(run, held_back, record, console))
-            # A stage in shadow belongs here: it takes `tested_as["version"]`, and waits for what the stream says of it.
-            verdict = run.stage("promote", lambda: _promote(record, name, tested_as["version"]))
+            measured = run.stage("backtest", lambda: _backtest(run, held_back, record, console))
+            # A stage in shadow belongs here: it takes `measured["version"]`, and waits for what the stream says of it.
+            verdict = run.stage("promote", lambda: _promote(record, name, measured["version"]))
         except UnusableData as error:
             raise UserError(f"cannot retrain: {error}") from error
-        except NoRegistry as error:
+        except (NoRegistry, UnusableArtefact) as error:
             raise UserError(str(error)) from error
         except KeyboardInterrupt:
             raise UserError("interrupted; the same command goes on") from None
         run.finish("promoted" if verdict["promoted"] else "not better")
     if verdict["promoted"]:
-        typer.echo(f"{verdict['label']} ({tested_as['version']}) is promoted; its files: {verdict['files']}")
+        typer.echo(f"{verdict['label']} ({measured['version']}) is promoted; its files: {verdict['files']}")
     else:
         typer.echo(
-            "\n".join([f"{verdict['label']} ({tested_as['version']}) is not promoted:", *(f"  {line}" for line in verdict["objections"])])
+            "\n".join([f"{verdict['label']} ({measured['version']}) is not promoted:", *(f"  {line}" for line in verdict["objections"])])
         )
 
 
 def _options(
-    days: int, log: Path | None, name: str, products: int, held_back: int, spec: "FeatureSpec", recipe: "Recipe"
+    days: int, log: Path | None, export: list[Path] | None, name: str, products: int, held_back: int, spec: "FeatureSpec", recipe: "Recipe"
 ) -> dict[str, Any]:
     """All that a run's result depends on beside the data: a run is gone on with by those who ask for the same."""
     from dataclasses import asdict
 
     settings = load_settings()
-    source = str(log.resolve()) if log else [settings.kafka_bootstrap, settings.orders_topic, settings.clickstream_topic]
+    files = [str(path.resolve()) for path in [*([log] if log else []), *(export or [])]]
+    source = files or [settings.kafka_bootstrap, settings.orders_topic, settings.clickstream_topic]
     features = {key: list(value) if isinstance(value, tuple) else value for key, value in spec.to_json().items()}
     known = {"days": days, "source": source, "name": name, "products": products, "held_back": held_back}
     return {**known, "timezone": settings.timezone, "features": features, "recipe": asdict(recipe)}
 
 
-def _read(run: "Run", days: int, log: Path | None, spec: "FeatureSpec", products: int, seed: int, console: "Console") -> dict[str, Any]:
+def _read(
+    run: "Run",
+    days: int,
+    log: Path | None,
+    export: list[Path] | None,
+    spec: "FeatureSpec",
+    products: int,
+    seed: int,
+    console: "Console",
+) -> dict[str, Any]:
     from models import panels
     from models.seasons import DAY_MS
 
-    if log is not None:
-        found, _ = panels_of([log], 0, [], spec, products, seed, console)
-        (panel,) = found.values()
-        panel = panels.newest(panel, days * DAY_MS // spec.step_ms)
+    wanted = days * DAY_MS // spec.step_ms
+    if log is not None or export:
+        found, _ = panels_of([log] if log else [], 0, export or [], spec, products, seed, console)
+        if len(found) > 1:
+            raise UserError("a retraining is of one source; give --log or --export")
+        panel = panels.newest(next(iter(found.values())), wanted)
     else:
         from streaming.topic_log import newest_days
 
@@ -109,6 +139,8 @@ def _read(run: "Run", days: int, log: Path | None, spec: "FeatureSpec", products
             panel = newest_days(load_settings(), days, spec, products, update)
     panels.save(panel, run.directory / "panel.npz")
     console.print(f"read: {len(panel.product_ids):,} products, {panel.columns:,} steps")
+    if panel.columns < 0.9 * wanted:
+        console.print(f"that is less than {days} days: keep the topics for longer (retention.ms), or join exports of features (--export)")
     return {"products": len(panel.product_ids), "steps": panel.columns, "first_step": panel.first_step, "fingerprint": panel.fingerprint}
 
 
@@ -119,7 +151,7 @@ def _train(run: "Run", name: str, spec: "FeatureSpec", recipe: "Recipe", held_ba
 
     panel = panels.load(run.directory / "panel.npz")
     kept = Checkpoints(run.directory / "checkpoint", lambda line: console.print(line, markup=False))
-    artefact = trained({"newest days": panel}, spec, recipe, name, held_back, cleaning.policy([], None, None), {}, kept, console)
+    artefact = trained({SOURCE: panel}, spec, recipe, name, held_back, cleaning.policy([], None, None), {}, kept, console)
     write(artefact, run.directory / "model")
     kept.clear()
     return {"version": artefact.version}
@@ -129,10 +161,11 @@ def _backtest(run: "Run", held_back: int, record: "Registry", console: "Console"
     from models import panels
     from models.artefact import read
 
-    panel = panels.load(run.directory / "panel.npz")
-    artefact, rivals = tested({"newest days": panel}, read(run.directory / "model"), held_back, record, console)
-    version = registered(record, "retrain", artefact, rivals, [])
-    return {"version": artefact.version, "label": version.label, "rows": artefact.backtest["newest days"]}
+    panel, pages = panels.load(run.directory / "panel.npz"), run.directory / "pages"
+    report = pages if find_spec("matplotlib") else None
+    artefact, rivals = compared({SOURCE: panel}, read(run.directory / "model"), held_back, record, console, report)
+    version = registered(record, "retrain", artefact, rivals, [*drawn(run.directory, artefact), *sorted(pages.glob("*.html"))])
+    return {"version": artefact.version, "label": version.label, "rows": artefact.backtest[SOURCE]}
 
 
 def _promote(record: "Registry", name: str, artefact: str) -> dict[str, Any]:

@@ -4,7 +4,9 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from models.artefact import Artefact
     from models.batches import Recipe
-    from models.bench import Bench
+    from models.bench import BacktestForecasts, Bench
     from models.checkpoints import Checkpoints
     from models.cleaning import Change, Policy
     from models.dataset import Panel
@@ -81,6 +83,9 @@ def train(
         ),
     ] = None,
     curves: Annotated[Path | None, typer.Option(dir_okay=False, help="Picture of the losses, .svg or .png.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Directory for reports on the test, a page of HTML for each source.")
+    ] = None,
 ) -> None:
     """Train a model, test it against simple forecasts on the newest days, and write it to a directory.
 
@@ -91,6 +96,8 @@ def train(
     from models.checkpoints import Checkpoints
     from models.dataset import UnusableData
 
+    if report is not None:
+        need_plots()
     spec = spec_of(step, streams, log, simulate, export)
     console = Console(stderr=True)
     policy = cleaning.policy(skip_rule or [], adjustment_ids, outliers) if clean else None
@@ -100,7 +107,7 @@ def train(
         panels, read = panels_of(log or [], simulate, export or [], spec, products, chosen_recipe.seed, console)
         artefact = trained(panels, spec, chosen_recipe, name, held_back, policy, read, kept, console)
         registry = registry_if_any(console)
-        artefact, rivals = tested(panels, artefact, held_back, registry, console) if held_back else (artefact, {})
+        artefact, rivals = compared(panels, artefact, held_back, registry, console, report) if held_back else (artefact, {})
     except UnusableData as error:
         raise UserError(f"cannot train: {error}") from error
     except KeyboardInterrupt:
@@ -113,7 +120,7 @@ def train(
         _draw(curves, artefact)
     console.print(f"{artefact.name} {artefact.version} written to {out}; serve it with TRENDCAST_MODEL_DIR={out}")
     if registry is not None:
-        _record(registry, artefact, rivals, [curves] if curves else [], console)
+        _record(registry, artefact, rivals, curves, report, console)
 
 
 def spec_of(step: Step, streams: str, log: list[Path] | None, simulate: int, export: list[Path] | None) -> "FeatureSpec":
@@ -248,10 +255,18 @@ def trained(
     return replace(artefact, training={"sources": list(panels), "cleaning": report, **artefact.training})
 
 
-def tested(
-    panels: "dict[str, Panel]", artefact: "Artefact", held_back: int, registry: "Registry | None", console: "Console"
+def compared(
+    panels: "dict[str, Panel]",
+    artefact: "Artefact",
+    held_back: int,
+    registry: "Registry | None",
+    console: "Console",
+    report: Path | None = None,
 ) -> "tuple[Artefact, dict[str, Measured]]":
-    """The artefact with its rows on the newest days, and those of the registered model that serves under its name, by bench."""
+    """The artefact with its rows on the newest days, and those of the registered model that serves under its name, by bench.
+
+    `report`: directory for a page on each source.
+    """
     from dataclasses import replace
 
     from models.backtest import stream
@@ -274,9 +289,13 @@ def tested(
         tables[source], benches[source] = _finite(rows), bench.fingerprint
         serving = _serving(registry, artefact.name, bench, console)
         if serving is not None:
-            row = score(bench, stream(bench, serving))
+            beside = f"{artefact.name} {serving.version}, serves"
+            answers[beside] = stream(bench, serving)
+            row = score(bench, answers[beside])
             rivals[bench.fingerprint] = Measured(source, {**rows, artefact.name: row})
-            rows = {**rows, f"{artefact.name} {serving.version}, serves": row}
+            rows = {**rows, beside: row}
+        if report is not None:
+            _write_page(report / f"{source}.html", f"Newest {held_back} days of {source}", source, bench, answers, artefact)
         print_table(f"newest {held_back} days of {source}, {len(bench.cutoffs)} cut-offs", rows, MAIN, console)
     return replace(artefact, backtest=tables, training={**artefact.training, "benches": benches}), rivals
 
@@ -301,11 +320,20 @@ def _serving(registry: "Registry | None", name: str, bench: "Bench", console: "C
     return None if reason else model
 
 
-def _record(registry: "Registry", artefact: "Artefact", rivals: "dict[str, Measured]", files: list[Path], console: "Console") -> None:
+def _record(
+    registry: "Registry",
+    artefact: "Artefact",
+    rivals: "dict[str, Measured]",
+    curves: Path | None,
+    report: Path | None,
+    console: "Console",
+) -> None:
     from models.registry import NoRegistry
 
+    pages = sorted(report.glob("*.html")) if report is not None else []
     try:
-        version = registered(registry, "train", artefact, rivals, files)
+        with TemporaryDirectory() as scratch:
+            version = registered(registry, "train", artefact, rivals, [*([curves] if curves else drawn(Path(scratch), artefact)), *pages])
     except NoRegistry as error:
         console.print(f"not recorded: {error}", markup=False)
         return
@@ -322,6 +350,38 @@ def registered(registry: "Registry", kind: str, artefact: "Artefact", rivals: "d
     if serving is not None:
         registry.add_backtests(serving, rivals)
     return version
+
+
+def drawn(directory: Path, artefact: "Artefact") -> list[Path]:
+    """The picture of the losses in a directory; none without matplotlib."""
+    if find_spec("matplotlib") is None or not artefact.training.get("curve"):
+        return []
+    _draw(directory / "curve.svg", artefact)
+    return [directory / "curve.svg"]
+
+
+def need_plots() -> None:
+    """Before minutes are spent on training."""
+    from models.report import require
+
+    try:
+        require()
+    except ImportError as error:
+        raise UserError(str(error)) from error
+
+
+def _write_page(path: Path, title: str, source: str, bench: "Bench", answers: "dict[str, BacktestForecasts]", artefact: "Artefact") -> None:
+    from models.report import Study, write
+
+    changes = [
+        {name: ", ".join(value) if name == "examples" else value for name, value in change.items() if name != "source"}
+        for change in artefact.training.get("cleaning", [])
+        if change["source"] == source
+    ]
+    try:
+        write(Study(title, bench, answers, chosen=artefact.name, curve=artefact.training["curve"], changes=changes), path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}") from error
 
 
 def _draw(path: Path, artefact: "Artefact") -> None:

@@ -146,6 +146,7 @@ def test_a_killed_run_goes_on_and_ends_with_a_verdict(settings: Settings, tmp_pa
     record = open_registry(store)
     [registered] = record.versions("tiny")
     assert (registered.artefact, registered.serving) == (version, verdict["promoted"])
+    assert {path.name for path in record.files(registered).parent.iterdir()} == {"model", "curve.svg", "newest days.html"}
     assert [measured.source for measured in registered.backtests.values()] == ["newest days"]
     if verdict["promoted"]:
         assert (Path(verdict["files"]) / "weights.npz").is_file()

@@ -158,11 +158,17 @@ def test_a_backtest_of_a_model_makes_it_fit_to_be_judged(opened: Registry, recor
     bench = write_bench(tmp_path / "bench")
     artefacts.write(model("again"), tmp_path / "model")
     assert "has no backtest" in str(invoke("models", "promote", str(tmp_path / "model")).exception)
-    done = invoke("backtest", str(bench), "--model", str(tmp_path / "model"), "--out", str(tmp_path / "forecasts.parquet"))
+    report = tmp_path / "report.html"
+    options = ["--out", str(tmp_path / "forecasts.parquet"), "--report", str(report)]
+    done = invoke("backtest", str(bench), "--model", str(tmp_path / "model"), *options)
     assert done.exit_code == 0, done.output
     assert "recorded as a backtest of again/1" in done.output
     (version,) = opened.versions("again")
     assert [set(one.rows) for one in version.backtests.values()] == [{"again", *SIMPLE}]
+    runs = opened._client.search_runs([opened._experiment], filter_string="tags.`trendcast.kind` = 'backtest'")
+    [run] = [run for run in runs if run.data.params["artefact"] == version.artefact]
+    kept = opened._client.download_artifacts(run.info.run_id, report.name, str(tmp_path))
+    assert Path(kept).read_text() == report.read_text()
     assert "is not promoted" in str(invoke("models", "promote", "again/1").exception)
 
 
@@ -185,7 +191,8 @@ def test_a_training_is_recorded_beside_the_one_that_serves(recording: str, opene
     assert first.exit_code == 0, first.output
     assert "recorded as twice/1" in first.output
     opened._move("twice", Move(1, 1, back=False))  # whether or not two iterations beat anything
-    second = invoke("train", *options, "--iterations", "3", "--out", str(tmp_path / "2"))
+    report = ["--report", str(tmp_path / "pages")]
+    second = invoke("train", *options[:-2], *report, "--iterations", "3", "--out", str(tmp_path / "2"))
     assert second.exit_code == 0, second.output
     assert ", serves" in second.output
     assert not (tmp_path / "1" / ".checkpoint").exists()
@@ -194,6 +201,10 @@ def test_a_training_is_recorded_beside_the_one_that_serves(recording: str, opene
     assert of_bench[0] == of_bench[1]
     candidate, serving = opened.versions("twice")
     assert (candidate.number, serving.number, serving.serving) == (2, 1, True)
+    recorded = [{path.name for path in opened.files(version).parent.iterdir()} for version in (serving, candidate)]
+    assert recorded == [{"model", "curve.svg"}, {"model", "curve.svg", "simulated.html"}]
+    page = (opened.files(candidate).parent / "simulated.html").read_text()
+    assert f"{serving.name} {serving.artefact}, serves" in page
     assert set(judge(candidate, serving, SIMPLE).table[f"simulated ({of_bench[0]})"]) == {"twice/2", "twice/1", *SIMPLE}
 
 
