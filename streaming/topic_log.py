@@ -4,14 +4,14 @@ Transactions that were aborted are not read; an order's `event_id` counts once w
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
 import numpy as np
 
 from feature_store.events import ABSENT, EventBatch
 from feature_store.tiles import Grid
-from models.dataset import Cells, Panel, UnusableData, from_cells, part_ms
+from models.dataset import Cells, Panel, from_cells, part_ms
 from models.features import FeatureSpec
 from streaming import topics
 from streaming.decode import decode_clicks, decode_orders
@@ -19,6 +19,9 @@ from streaming.drain import drain, reading
 from streaming.errors import UserError
 from streaming.settings import DAY_MS, HOUR_MS, Settings
 from streaming.training_log import fold
+
+# A partition's newest record is among so many, unless nothing but aborted transactions came for long.
+TAIL_RECORDS: Final = 1_000
 
 Progress = Callable[[float], object]  # told which share of the records is read
 
@@ -56,21 +59,19 @@ class Seen:
 def newest_days(settings: Settings, days: int, spec: FeatureSpec, products: int, progress: Progress = lambda _: None) -> Panel:
     """The panel of the last `days` up to now of the namespace's topics, whole steps only; `products`: those with the most demand.
 
-    The day that is now is that of the newest record, by Kafka's timestamps. Raises UserError, and UnusableData where nothing is in it.
+    Now is the time of the newest record, by Kafka's timestamps. Raises UserError, and UnusableData where nothing is in it.
     """
-    names = (settings.orders_topic, settings.clickstream_topic)
-    newest = topics.newest_ms(settings.kafka_bootstrap, names)
-    if newest is None:
-        raise UserError(f"no record in {' and '.join(names)} in Kafka at {settings.kafka_bootstrap}; nothing to learn from")
-    since_ms = newest - days * DAY_MS
     of_part = part_ms(spec.step_ms, settings.tile_ms)
     per_step = spec.step_ms // of_part
     log = _Log(settings, Grid(settings.tile_ms, spec.step_ms), Grid(settings.tile_ms, of_part))
-    first = -(-since_ms // spec.step_ms) * per_step
-    pieces = [_from(piece, first) for piece in log.read(since_ms, progress)]
-    if log.through_ms is None:
-        raise UnusableData("no record of the topics can be counted")
-    return from_cells(pieces, spec, settings.timezone, end=log.through_ms // spec.step_ms, limit=products, per_step=per_step)
+    pieces = list(log.read(days * DAY_MS, progress))
+    if log.through_ms is None or log.since_ms is None:
+        raise UserError(
+            f"nothing to learn from in {settings.orders_topic} and {settings.clickstream_topic} in Kafka at {settings.kafka_bootstrap}"
+        )
+    first = -(-log.since_ms // spec.step_ms) * per_step
+    found = (_from(piece, first) for piece in pieces)
+    return from_cells(found, spec, settings.timezone, end=log.through_ms // spec.step_ms, limit=products, per_step=per_step)
 
 
 def _from(piece: Cells, first: int) -> Cells:
@@ -84,21 +85,27 @@ class _Log:
     def __init__(self, settings: Settings, grid: Grid, parts: Grid) -> None:
         self._settings, self._grid, self._parts = settings, grid, parts
         self._seen = Seen(settings.dedup_ms)
+        self.since_ms: int | None = None  # records sent before were not read; None: nothing was found
         self.through_ms: int | None = None  # event time that the furthest partition has reached
 
-    def read(self, since_ms: int, progress: Progress) -> Iterator[Cells]:
-        """Sums of what was sent since then, up to what is committed now."""
+    def read(self, span_ms: int, progress: Progress) -> Iterator[Cells]:
+        """Sums of what was sent in the last `span_ms`, up to what is committed now."""
         from kafka import TopicPartition
 
         settings = self._settings
-        bootstrap, names = settings.kafka_bootstrap, (settings.orders_topic, settings.clickstream_topic)
-        places = [TopicPartition(*place) for place in topics.offsets(bootstrap, names, "earliest")]
+        names = (settings.orders_topic, settings.clickstream_topic)
+        firsts = {TopicPartition(*place): at for place, at in topics.offsets(settings.kafka_bootstrap, names, "earliest").items()}
         watermarks: dict[Any, int] = {}
         with reading(settings, isolation_level="read_committed") as consumer:
-            ends = consumer.end_offsets(places)
-            found = consumer.offsets_for_times(dict.fromkeys(places, since_ms))
+            ends = consumer.end_offsets(list(firsts)) if firsts else {}
+            newest = _newest_ms(consumer, firsts, ends)
+        if newest is None:
+            return
+        self.since_ms = newest - span_ms
+        with reading(settings, isolation_level="read_committed") as consumer:
+            found = consumer.offsets_for_times(dict.fromkeys(firsts, self.since_ms))
             starts = {tp: ends[tp] if at is None else min(at.offset, ends[tp]) for tp, at in found.items()}
-            total, done = max(sum(ends[tp] - starts[tp] for tp in places), 1), 0
+            total, done = max(sum(ends[tp] - starts[tp] for tp in ends), 1), 0
             for tp, records in drain(consumer, starts, ends):
                 if not records:
                     continue
@@ -115,3 +122,9 @@ class _Log:
         if topic == self._settings.clickstream_topic:
             return decode_clicks(records)[0]
         return self._seen.first(decode_orders(records, currency=self._settings.currency)[0])
+
+
+def _newest_ms(consumer: Any, firsts: Mapping[Any, int], ends: Mapping[Any, int]) -> int | None:
+    """Timestamp of the newest record; of the ends of the partitions, for the broker's own answer counts its markers of transactions, too."""
+    tails = {tp: max(firsts[tp], end - TAIL_RECORDS) for tp, end in ends.items()}
+    return max((record.timestamp for _, records in drain(consumer, tails, ends) for record in records), default=None)

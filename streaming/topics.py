@@ -205,18 +205,6 @@ def offsets(bootstrap: str, names: Iterable[str], end: Literal["earliest", "late
     return {(place.topic, place.partition): answer.offset for place, answer in found.items()}
 
 
-def newest_ms(bootstrap: str, names: Iterable[str]) -> int | None:
-    """The greatest Kafka timestamp of the records in these topics, epoch ms; None: there is none. Topics that do not exist have none."""
-    from kafka import TopicPartition
-    from kafka.admin import OffsetSpec
-
-    with connected(bootstrap) as admin:
-        found = _topics(admin)
-        places = [TopicPartition(name, p["partition_index"]) for name in names if name in found for p in found[name]["partitions"]]
-        answers = admin.list_partition_offsets(dict.fromkeys(places, OffsetSpec.MAX_TIMESTAMP)) if places else {}
-    return max((answer.timestamp for answer in answers.values() if answer.timestamp >= 0), default=None)
-
-
 def missing_permissions(settings: Settings) -> list[str]:
     """What the access control lists of the broker deny, as `topic: OPERATION`; nothing where there are none."""
     reads, writes = {"READ", "DESCRIBE"}, {"WRITE", "DESCRIBE"}

@@ -90,8 +90,9 @@ def settings(kafka: str, chunks: list[Chunk]) -> Settings:
 def test_the_topics_hold_what_the_log_holds(settings: Settings, chunks: list[Chunk]) -> None:
     shares: list[float] = []
     found = newest_days(settings, DAYS + 1, SPEC, 100, shares.append)
-    parts = cells(chunks, shop().rules, Grid(settings.tile_ms, HOUR_MS))
-    expected = from_cells(parts, SPEC, "UTC", end=found.first_step + found.columns)
+    pieces = cells(chunks, shop().rules, Grid(settings.tile_ms, HOUR_MS), settings.tile_ms)
+    per_step = HOUR_MS // settings.tile_ms
+    expected = from_cells(pieces, SPEC, "UTC", end=found.first_step + found.columns, per_step=per_step)
     assert (found.first_step, found.columns) == (expected.first_step, expected.columns)
     assert found.columns >= 24 * DAYS - 1
     assert set(found.product_ids) == set(expected.product_ids)
@@ -127,6 +128,7 @@ def test_a_killed_run_goes_on_and_ends_with_a_verdict(settings: Settings, tmp_pa
     while not list(home.glob("*/checkpoint/checkpoint.npz")):
         assert first.poll() is None
         time.sleep(0.02)
+    first.send_signal(signal.SIGSTOP)  # so that it comes no further meanwhile
     beside = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
     assert (beside.returncode, "another process retrains in" in beside.stderr) == (1, True)
     first.send_signal(signal.SIGKILL)
