@@ -289,6 +289,15 @@ def ages(spec: FeatureSpec, rows: F32) -> F32:
     return rows[:, layout(spec).age]
 
 
+def largest(spec: FeatureSpec, rows: F32) -> F32:
+    """The most that a row remembers of a step's demand, (n,): of the newest steps, and of the means by phase of the day and week."""
+    where = layout(spec)
+    remembered = np.fmax.reduce(rows[:, where.recent], axis=1, initial=0)
+    for span in where.profiles:
+        remembered = np.fmax(remembered, np.fmax.reduce(rows[:, span], axis=1))
+    return np.asarray(remembered)
+
+
 def encoder_inputs(spec: FeatureSpec, rows: F32, step: I64, profiles: Sequence[F32]) -> F32:
     """What the LSTM sees, (n, n_encoder_inputs), of rows that have consumed `step`; `profiles` are the shop's, one (period,) each."""
     where = layout(spec)

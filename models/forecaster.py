@@ -23,6 +23,9 @@ from models.nowcast import Forecasts
 BATCHES: Final = (64, 256, 1024, 4096)
 # Sums are decoded in groups of this many, so that one shape serves any number up to it (two weeks and the product's own lead time).
 SUMS: Final = 3
+# No forecast of a step exceeds so many times the largest demand that the product's memory holds, or so many units where that is less than one: events
+# multiply demand by less, and a network that is asked what it never saw may say anything.
+LIMIT: Final = np.float32(10)
 
 
 class Forecaster:
@@ -155,17 +158,19 @@ class Forecaster:
         return forecasts.whole() if self.artefact.whole_units else forecasts
 
     def _read(self, features: F32, state: F32, step: I64, lengths: I64, ahead: F32 | None, factors: F32 | None) -> tuple[F32, F32]:
-        """Decoded mean, (n, horizon + sums), and quantiles, (n, horizon + sums, levels), of whole targets, never below 0."""
+        """Decoded mean, (n, horizon + sums), and quantiles, (n, horizon + sums, levels), of whole targets, from 0 up to LIMIT."""
         n, k = lengths.shape
         asked = np.ones((n, max(-(-k // SUMS), 1) * SUMS), np.int64)
         asked[:, :k] = lengths
         inputs = rows.encoder_inputs(self.spec, features, step, self.artefact.profiles)
         scale = rows.scales(self.spec, features)
         wanted = targets.decoder_inputs(self.spec, features, step, self.horizon, asked, self.artefact.profiles, ahead=ahead)
-        mean, quantiles = (rows_[:, : self.horizon + k] for rows_ in self.decode(inputs, state, wanted, scale, factors))
+        mean, quantiles = (values[:, : self.horizon + k] for values in self.decode(inputs, state, wanted, scale, factors))
+        most = LIMIT * np.maximum(rows.largest(self.spec, features), 1)
+        np.minimum(mean, most[:, None], out=mean)
+        np.clip(quantiles, 0, most[:, None, None], out=quantiles)
         mean[:, self.horizon :] *= lengths
         quantiles[:, self.horizon :] *= lengths[..., None]
-        np.maximum(quantiles, 0, out=quantiles)
         return mean, quantiles if factors is None else np.maximum.accumulate(quantiles, axis=-1, out=quantiles)
 
     def decode(self, inputs: F32, state: F32, wanted: F32, scale: F32, factors: F32 | None = None) -> tuple[F32, F32]:

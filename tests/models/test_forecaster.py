@@ -180,6 +180,21 @@ def test_a_days_share_is_that_of_its_demand_and_an_hours_that_of_the_clock() -> 
         assert np.allclose(at_nine.running.by_now_mean, share * plain.mean[:, 0], rtol=1e-3)
 
 
+def test_no_forecast_leaves_what_the_product_has_shown(forecaster: Forecaster) -> None:
+    """A network whose heads say thousands, whatever is asked."""
+    artefact = forecaster.artefact
+    wild = {name: artefact.weights[name] + np.float32(5_000) for name in ("step.bias", "sum.bias")}
+    model = Forecaster(replace(artefact, weights={**artefact.weights, **wild}))
+    features, state = lived(forecaster, 20)
+    shown = np.maximum(np.concatenate([history(forecaster.spec, 20, 30)[..., 0], np.ones((1, 20))]).max(axis=0), 1)
+    step, nothing = np.full(20, FIRST[forecaster.spec] + 29), np.zeros((20, 1 + len(forecaster.spec.streams)), np.float32)
+    out = model.read_out(features, state, step, nothing, nothing[:, 0], np.array([7]))
+    assert np.allclose(out.mean, 10 * shown[:, None])
+    assert np.allclose(out.quantiles[:, -1], 10 * shown[:, None])
+    assert np.allclose(out.cumulative_quantiles[:, 0, -1], 70 * shown)
+    assert (np.diff(out.quantiles, axis=1) >= 0).all()
+
+
 def test_each_product_has_its_own_sums(forecaster: Forecaster) -> None:
     features, state = lived(forecaster, 3)
     step, demand = np.full(3, FIRST[forecaster.spec] + 29), np.zeros((3, 1 + len(forecaster.spec.streams)), np.float32)
