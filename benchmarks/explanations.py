@@ -127,7 +127,7 @@ def told_with_stock(alert: Alert) -> str:
     for name, effect in alert.drivers:
         effects[0, drivers.NAMES.index(name)] = effect
     facts = Facts(np.zeros(1), np.zeros(1, np.bool_), np.full(1, np.nan))
-    return drivers.ranked(drivers.told(effects, facts)[0])[0][0]
+    return drivers.ranked(drivers.told(effects, facts))[0][0][0]
 
 
 def scored(said: Sequence[Alert], trends: Sequence[Trend]) -> tuple[dict[str, list[Any]], float]:
@@ -161,8 +161,7 @@ def alert_costs(run: Run) -> tuple[float, float]:
     """Microseconds an alert's message takes to be explained: alone, and all in one batch."""
 
     def explained(moved: Transitions) -> None:
-        for row in drivers.split(moved.funnel, moved.usual, moved.expected):
-            drivers.ranked(row)
+        drivers.ranked(drivers.split(moved.funnel, moved.usual, moved.expected))
 
     first = run.moved[0]
     alone = Transitions(*(getattr(first, part.name)[:1] for part in fields(Transitions)))

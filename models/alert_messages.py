@@ -80,7 +80,7 @@ def messages(
 def _messages(
     t: Transitions, product_ids: Sequence[str], policy: AlertPolicy, tile_ms: int, levels: Sequence[float], closed: Reason | None
 ) -> Iterator[Alert]:
-    effects = drivers.split(t.funnel, t.usual, t.expected)
+    said = drivers.ranked(drivers.split(t.funnel, t.usual, t.expected))
     for i, row in enumerate(t.rows.tolist()):
         product_id, action = product_ids[row], Action(int(t.action[i]))
         kind = Kind.SPIKE if t.spike[i] else Kind.DROP
@@ -105,7 +105,7 @@ def _messages(
             expected=expected,
             expected_quantiles=quantiles(expected, float(t.expected_sd[i]), levels),
             score=float(t.score[i]),
-            drivers=tuple(drivers.ranked(effects[i])),
+            drivers=tuple(said[i]),
         )
 
 

@@ -40,7 +40,7 @@ NAMES: Final = (
 )
 TRAFFIC, CART_RATE, CHECKOUT_RATE, CONVERSION, ALL_ORDERS, STOCK_OUT, PROMOTION, PRICE, ORDER_SIZE, FORECAST = range(len(NAMES))
 # What buyers did once they looked; facts may know why.
-_BUYING: Final = [CART_RATE, CHECKOUT_RATE, CONVERSION, ALL_ORDERS]
+_BUYING: Final = np.array([CART_RATE, CHECKOUT_RATE, CONVERSION, ALL_ORDERS])
 
 PSEUDO_ORDERS: Final = 0.5
 # Prices that differ by less are the same: rounding, other currencies.
@@ -63,7 +63,7 @@ def split(observed: Floats, usual: Floats, expected: Floats) -> Floats:
     where they are not known; `expected`: (k,) units.
 
     >>> many = split(np.array([[90.0, 9, 9, 18]]), np.array([[5, 0.5, 0.5, 1]]), np.array([6.0]))  # thrice the views, all else as usual
-    >>> [(name, round(effect, 9)) for name, effect in ranked(many[0]) if effect]
+    >>> [(name, round(effect, 9)) for name, effect in ranked(many)[0] if effect]
     [('traffic', 12.0)]
     """
     meant = usual * expected[:, np.newaxis]
@@ -86,10 +86,12 @@ def split(observed: Floats, usual: Floats, expected: Floats) -> Floats:
     return effects
 
 
-def ranked(effects: Floats) -> list[tuple[str, float]]:
-    """One row's drivers, the greatest effect first, whatever its sign."""
-    order = np.argsort(-np.abs(effects), kind="stable")  # NaN goes last
-    return [(NAMES[i], float(effects[i])) for i in order.tolist() if np.isfinite(effects[i])]
+def ranked(effects: Floats) -> list[list[tuple[str, float]]]:
+    """Each row's drivers, the greatest effect first, whatever its sign."""
+    order = np.argsort(-np.abs(effects), axis=1, kind="stable")  # NaN goes last
+    counts = np.isfinite(effects).sum(axis=1).tolist()
+    rows = zip(order.tolist(), effects.tolist(), counts, strict=True)
+    return [[(NAMES[i], values[i]) for i in places[:n]] for places, values, n in rows]
 
 
 def told(effects: Floats, facts: Facts) -> Floats:

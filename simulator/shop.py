@@ -123,7 +123,7 @@ class Shop:
         """
         config = self.config
         a_line = [max(config.views_per_line - 1, 0), max(config.carts_per_line - 1, 0), config.uncarts_per_line, config.favourites_per_line]
-        others = rates[..., np.newaxis] * np.array(a_line)
+        others: Floats = rates[..., np.newaxis] * np.array(a_line)
         changed = [(trend, during) for trend, during in self.demand.changes(hour) if trend.cause is not Cause.TRAFFIC]
         all_usual = self.demand.usual_lines(hour) * noise if changed else rates
         for trend, during in changed:

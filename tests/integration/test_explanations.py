@@ -91,7 +91,7 @@ async def test_the_command_prints_a_table_and_json(store: FeatureStore, settings
     assert document["base"] + sum(driver["effect"] for driver in document["drivers"]) == pytest.approx(document["forecast"])
     assert document["model"]["version"] == model.version
     assert unknown.returncode == 1
-    assert "did you mean" in unknown.stderr
+    assert "nothing is known of product 'p2'" in unknown.stderr
 
 
 def trendcast(settings: Settings, *arguments: str) -> "subprocess.CompletedProcess[str]":

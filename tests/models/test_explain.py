@@ -130,7 +130,7 @@ def test_each_covariate_is_a_driver_that_counts_where_it_is_not_as_usual() -> No
     demand = demand_of(np.random.default_rng(9).poisson(3, (2, 9 * DAY)).astype(np.float32), streams=1)
     coming = np.full((2, 24, 2), [1.0, 0.0], np.float32)
     coming[1, :, 1] = 3.0
-    found, published = explained(model, demand, ahead=coming, covariates=np.tile(np.float32([1, 0]), (2, 1)))
+    found, published = explained(model, demand, ahead=coming, covariates=np.tile(np.array([1, 0], np.float32), (2, 1)))
     assert found.names == ("recent_demand", "price", "promotion", "season", "shop_season", "calendar", "running_step")
     assert found.total[0] == pytest.approx(published, rel=1e-5)
     np.testing.assert_allclose(found.base + found.effects.sum(axis=1), found.total, rtol=1e-9)
