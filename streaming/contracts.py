@@ -201,7 +201,7 @@ class Trend(Struct, frozen=True, kw_only=True):
 
     direction: Direction
     strength: float
-    drivers: list[Driver]  # empty: they cost a hundred forecasts, and are told on demand (`trendcast explain`)
+    drivers: list[Driver]  # empty: told on demand (`trendcast explain`), as they cost some hundred forecasts
 
 
 class ModelName(Struct, frozen=True, kw_only=True):

@@ -26,7 +26,7 @@ PURE = [
         for name in ("calls", "events", "keys", "measures", "rolling", "sharding", "tiles", "watermarks", "windows")
     ),
     *(f"models/{name}.py" for name in ("accuracy", "alerts", "alert_evidence", "alert_messages", "alert_policy", "calendar")),
-    *(f"models/{name}.py" for name in ("calibration", "cleaning", "features")),
+    *(f"models/{name}.py" for name in ("calibration", "cleaning", "drivers", "features", "rewind")),
     *(f"models/contenders/{name}.py" for name in ("simple", "spread", "table")),
     *(f"models/{name}.py" for name in ("metrics", "nowcast", "pace", "records", "seasons", "targets", "thinning", "timeline")),
     *(f"streaming/{name}.py" for name in ("columns", "contracts", "decode", "deadletters", "ingest_plan", "messages", "schedule")),
