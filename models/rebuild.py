@@ -31,15 +31,20 @@ def rebuilt_state(model: Network, features: F32, step: I64, demand: F32) -> F32:
 
     `demand`: (n, k, 1 + streams) of the steps `step - k + 1 .. step`, natural units; zeros where nothing was counted.
     """
+    return rebuilt_at(model, features, step, demand, step)[1]
+
+
+def rebuilt_at(model: Network, features: F32, step: I64, demand: F32, through: I64) -> tuple[F32, F32]:
+    """Feature rows and states of the same products as they were after `through`, (n,), which none of them is behind."""
     n, k = demand.shape[:2]
     lived = steps_lived(model.spec, features, step, k)
     known = with_gaps(model.spec, features, step, demand)
     row, state = before(model.spec, features, step, known, lived), np.zeros((n, model.state_size), np.float32)
     for place in range(k):
         at = step - (k - 1 - place)
-        due = np.flatnonzero(place >= k - lived)
+        due = np.flatnonzero((place >= k - lived) & (at <= through))
         if len(due) == n:
             model.advance(row, state, known[:, place], at, in_place=True)
         elif len(due):
             row[due], state[due] = model.advance(row[due], state[due], known[due, place], at[due])
-    return state
+    return row, state

@@ -162,11 +162,11 @@ def advance(timelines: Timelines, sums: F64, first: int, tiles_per_step: int, mo
         closed.append(Closed(ended, came, naive, due, features[due], state[due]))
         publish[closing] |= _worth_publishing(scores, closing, scales(model.spec, rows), np.asarray(of_step.any(axis=1)), ended, step_ms)
         scores[closing, EXPECTED] = model.expect(rows, states, steps)
-    tried, outcomes = _compare(trials, closed, model, pools)
+    tried, outcomes = compare(trials, closed, model, pools)
     return Advanced(Timelines(step, judged, features, state, scores, trials), transitions, held, publish, tried, outcomes)
 
 
-def _compare(trials: Trials, closed: Sequence[Closed], model: Model, pools: Pools) -> tuple[Bools, dict[tuple[int, int], Outcomes]]:
+def compare(trials: Trials, closed: Sequence[Closed], model: Model, pools: Pools) -> tuple[Bools, dict[tuple[int, int], Outcomes]]:
     """Compare forecasts on trial with the steps that closed, in their order, and replace in `trials` those that are due, all read out as one batch.
 
     Returns who has a new one, (n,), and what came of the forecasts, by pool and day.

@@ -110,26 +110,46 @@ class Calibrations:
                 log.warning(event, shard=number, volume=volume, from_day=day_text(day + 1), floor=self._settings.alerts_floor)
 
     async def _read(self, number: int) -> dict[int, Outcomes]:
-        stored = await self._store.day_sums(number, self._owner)
-        columns = Outcomes.none(len(self._model.levels)).sums.size
-        return {day: Outcomes.from_list(numbers) for day, numbers in stored.items() if len(numbers) == columns}  # not an older program's
+        return outcomes_by_day(await self._store.day_sums(number, self._owner), self._model.levels)
 
     def _day(self, step: int) -> int:
         return calibration.day_of(step, self._settings.step_ms)
 
     def _scores(self, number: int, day: int, by_day: Mapping[int, Outcomes]) -> ForecastScores:
-        by_volume = accuracy(by_day[day], self._model.levels)
-        off = drift.drifting(by_day, day, self._model.levels)
-        each = self._held(by_day, day + 1)
-        held = {**dict(zip(VOLUMES, each.tolist(), strict=True)), ALL: bool(each.any())}
-        return ForecastScores(
-            shard=number,
-            start=day * DAY_MS,
-            end=(day + 1) * DAY_MS,
-            model=self._name,
-            levels=list(self._model.levels),
-            volumes=[_volume_scores(name, scores, off.get(name, ()), held=held[name]) for name, scores in by_volume.items()],
-        )
+        return scores_of(number, day, by_day, self._model.levels, self._name, held=self._held(by_day, day + 1))
+
+
+def scores_of(
+    shard: int,
+    day: int,
+    by_day: Mapping[int, Outcomes],
+    levels: Sequence[float],
+    model: ModelName,
+    *,
+    held: Bools | None = None,
+    shadow: bool = False,
+) -> ForecastScores:
+    """The message of what came, on a day, of the forecasts of a shard's products; `held`: see `models.floor`, of the day after."""
+    off = drift.drifting(by_day, day, levels)
+    each = dict.fromkeys(VOLUMES, False) if held is None else dict(zip(VOLUMES, held.tolist(), strict=True))
+    holds = {**each, ALL: any(each.values())}
+    return ForecastScores(
+        shard=shard,
+        start=day * DAY_MS,
+        end=(day + 1) * DAY_MS,
+        model=model,
+        levels=list(levels),
+        volumes=[
+            _volume_scores(name, scores, off.get(name, ()), held=holds[name]) for name, scores in accuracy(by_day[day], levels).items()
+        ],
+        shadow=shadow,
+    )
+
+
+def outcomes_by_day(stored: Mapping[int, Sequence[int]], levels: Sequence[float]) -> dict[int, Outcomes]:
+    """From what is stored of a model; not what an older program, which counted other things, has left."""
+    columns = Outcomes.none(len(levels)).sums.size
+    return {day: Outcomes.from_list(numbers) for day, numbers in stored.items() if len(numbers) == columns}
 
 
 def pool_numbers(products: Sequence[Product]) -> list[int]:

@@ -18,6 +18,7 @@ COMMANDS: Final = (
     "check",
     "ingest",
     "forecast",
+    "shadow",
     "simulate",
     "replay",
     "train",

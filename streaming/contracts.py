@@ -298,7 +298,10 @@ class VolumeScores(Struct, frozen=True, kw_only=True):
 
 
 class ForecastScores(Struct, frozen=True, kw_only=True):
-    """What came, in one day, of the forecasts of one shard's products; key = shard. Sent once its last step has closed."""
+    """What came, in one day, of the forecasts of one shard's products; key = shard. Sent once its last step has closed.
+
+    With `shadow`: of forecasts that a challenger made beside the model that serves, and that nobody else has seen; key = shard/version.
+    """
 
     shard: Count
     start: EpochMs  # of the day, UTC
@@ -306,6 +309,7 @@ class ForecastScores(Struct, frozen=True, kw_only=True):
     model: ModelName
     levels: list[Level]
     volumes: list[VolumeScores]  # those with outcomes
+    shadow: bool = False
     schema: Literal[1] = 1
 
 
@@ -440,8 +444,9 @@ def alert_headers(alert: TrendAlert, source: str) -> Headers:
 
 
 def scores_headers(scores: ForecastScores, source: str) -> Headers:
-    """CloudEvents headers of a day's scores; its id is the shard, the day and the model."""
-    return cloud_event(ForecastScores, id=f"{scores.shard}/{scores.start}/{scores.model.version}", source=source, time_ms=scores.end)
+    """CloudEvents headers of a day's scores; its id is the shard, the day and the model, and whether that was in shadow."""
+    name = f"{scores.shard}/{scores.start}/{scores.model.version}{'/shadow' if scores.shadow else ''}"
+    return cloud_event(ForecastScores, id=name, source=source, time_ms=scores.end)
 
 
 def doorbell_headers(doorbell: Doorbell, source: str) -> Headers:

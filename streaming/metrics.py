@@ -39,6 +39,9 @@ REASONS: Final = (CLOSE, NOWCAST, CATCH_UP, REBUILD)
 RECORD_OUTCOMES: Final = ("accepted", "rejected", "heartbeat", "already_counted")
 # What the store answered to an atomic call; all but `applied` cost another round or the process.
 APPLY_OUTCOMES: Final = ("applied", "seen", "ahead", "rolled_back")
+# Whose forecasts are measured: those that readers get, or those of a model that `trendcast shadow` runs beside it.
+SERVING: Final = "serving"
+CHALLENGER: Final = "challenger"
 ALERT_KINDS: Final = ("spike", "drop")
 ALERT_STATUSES: Final = ("firing", "updated", "resolved")
 FORECAST_KINDS: Final = (CLOSE, NOWCAST, "tombstone")
@@ -217,7 +220,7 @@ FORECAST_ALERTS_HELD: Final = _counter(
 )
 FORECAST_OUTBOX: Final = _gauge("trendcast_forecast_outbox_messages", "Messages committed and not yet confirmed by the broker.")
 FORECAST_SCORES: Final = _counter("trendcast_forecast_scores_published_total", "Days' scores confirmed by the broker, one a shard.")
-# --- forecast: what came of it, by volume class (typical demand per step: slow, medium, fast; all of them together) ---
+# --- forecast: what came of it, by volume class (typical demand per step: slow, medium, fast; all of them together) and role (serving, challenger) ---
 FORECAST_OUTCOMES: Final = _counter(
     "trendcast_forecast_outcomes_total",
     "Steps of products that a forecast on trial was compared with, by volume class.",
@@ -227,7 +230,7 @@ FORECAST_OUTCOMES: Final = _counter(
 FORECAST_MWQL: Final = _gauge(
     "trendcast_forecast_quantile_loss_ratio",
     "MWQL, as published: weighted quantile loss, mean over the levels .1, .5 and .9; last seven full days of owned shards.",
-    ("volume",),
+    ("volume", "role"),
 )
 FORECAST_NAIVE: Final = _gauge(
     "trendcast_forecast_naive_loss_ratio",
@@ -237,17 +240,17 @@ FORECAST_NAIVE: Final = _gauge(
 FORECAST_BIAS: Final = _gauge(
     "trendcast_forecast_bias_ratio",
     "Mean error of the forecast mean relative to demand, negative: too low; last seven full days of owned shards.",
-    ("volume",),
+    ("volume", "role"),
 )
 FORECAST_BELOW: Final = _gauge(
     "trendcast_forecast_below_quantile_ratio",
     "Share of outcomes below the published quantile of a level; last seven full days of owned shards.",
-    ("volume", "level"),
+    ("volume", "level", "role"),
 )
 FORECAST_AT_MOST: Final = _gauge(
     "trendcast_forecast_at_most_quantile_ratio",
     "Share of outcomes at or below it: a level is met where it lies between the two.",
-    ("volume", "level"),
+    ("volume", "level", "role"),
 )
 FORECAST_DRIFTING: Final = _gauge(
     "trendcast_forecast_drifting_shards",
@@ -294,7 +297,11 @@ FORECAST_STATE_BYTES: Final = _gauge(
     "Bytes of features, recurrent state, alert scores and forecasts on trial in the store, on owned shards.",
 )
 FORECAST_SHARDS: Final = _gauge("trendcast_forecast_owned_shards", "Shards assigned to this process.")
-FORECAST_MODEL: Final = _gauge("trendcast_forecast_model_info", "Always 1; the labels name the model that serves.", ("name", "version"))
+FORECAST_MODEL: Final = _gauge(
+    "trendcast_forecast_model_info",
+    "Always 1; the labels name the model, and whether it serves or is a challenger in shadow.",
+    ("name", "version", "role"),
+)
 # --- forecast: another model takes over ---
 FORECAST_TAKEOVER: Final = _gauge(
     "trendcast_forecast_takeover_progress_ratio",
@@ -323,10 +330,10 @@ def expect_topics(topics: Sequence[str]) -> None:
             INGEST_RECORDS.labels(topic, outcome)
 
 
-def serve_model(name: str, version: str) -> None:
-    """Says which model serves; the model before it leaves the metrics."""
+def serve_model(name: str, version: str, role: str = SERVING) -> None:
+    """Says which model this process runs; the model before it leaves the metrics."""
     FORECAST_MODEL.clear()
-    FORECAST_MODEL.labels(name, version).set(1)
+    FORECAST_MODEL.labels(name, version, role).set(1)
 
 
 def count_outcomes(found: Iterable[Outcomes]) -> None:
@@ -336,18 +343,18 @@ def count_outcomes(found: Iterable[Outcomes]) -> None:
             FORECAST_OUTCOMES.labels(volume).inc(count)
 
 
-def show_accuracy(by_volume: Mapping[str, Accuracy], levels: Sequence[float]) -> None:
+def show_accuracy(by_volume: Mapping[str, Accuracy], levels: Sequence[float], role: str = SERVING) -> None:
     """What is known now; series of what is not known any more end."""
     for gauge in (FORECAST_MWQL, FORECAST_NAIVE, FORECAST_BIAS, FORECAST_BELOW, FORECAST_AT_MOST):
         gauge.clear()
     for volume, accuracy in by_volume.items():
         if accuracy.demand:
-            FORECAST_MWQL.labels(volume).set(accuracy.mwql)
+            FORECAST_MWQL.labels(volume, role).set(accuracy.mwql)
             FORECAST_NAIVE.labels(volume).set(accuracy.naive)
-            FORECAST_BIAS.labels(volume).set(accuracy.bias)
+            FORECAST_BIAS.labels(volume, role).set(accuracy.bias)
         for level, below, at_most in zip(levels, accuracy.below, accuracy.at_most, strict=True):
-            FORECAST_BELOW.labels(volume, level).set(below)
-            FORECAST_AT_MOST.labels(volume, level).set(at_most)
+            FORECAST_BELOW.labels(volume, level, role).set(below)
+            FORECAST_AT_MOST.labels(volume, level, role).set(at_most)
 
 
 def show_drift(drifting: Mapping[tuple[str, str], int], held: Mapping[str, int]) -> None:

@@ -72,7 +72,11 @@ CHANNELS: Final = {
         _topic("alerts_topic"), TrendAlert, "the product", "send", "Sudden changes of demand: firing, updated, resolved."
     ),
     "forecastScores": Channel(
-        _topic("scores_topic"), ForecastScores, "the shard", "send", "How good the forecasts of each day were. Compacted."
+        _topic("scores_topic"),
+        ForecastScores,
+        "the shard; of a challenger's, shard/version",
+        "send",
+        "How good the forecasts of each day were. Compacted.",
     ),
     "deadLetters": Channel(
         _topic("dead_letters_topic"),

@@ -13,10 +13,17 @@ from streaming.settings import Settings
 
 def load(settings: Settings, pointer: ModelPointer | None) -> Forecaster:
     """The promoted model; where none was promoted, the one in TRENDCAST_MODEL_DIR. Nothing is compiled yet. Raises UserError."""
+    if pointer is None:
+        return load_from(settings.model_dir, settings)
     try:
-        directory = (
-            settings.model_dir if pointer is None else fetch(pointer.version, pointer.files, cache_of(settings), _downloader(settings))
-        )
+        return load_from(fetch(pointer.version, pointer.files, cache_of(settings), _downloader(settings)), settings)
+    except UnusableArtefact as error:
+        raise UserError(str(error)) from error
+
+
+def load_from(directory: Path, settings: Settings) -> Forecaster:
+    """The model in a directory, for the shop's time zone and steps. Nothing is compiled yet. Raises UserError."""
+    try:
         model = Forecaster.load(directory, settings.timezone)
     except UnusableArtefact as error:
         raise UserError(str(error)) from error

@@ -86,10 +86,10 @@ def _is_news(record: logging.LogRecord) -> bool:
     return record.name == "trendcast" or not isinstance(error, _EXPECTED)
 
 
-def run_worker(settings: Settings, kind: str, make: MakeWorker, conditions: tuple[str, ...]) -> int:
+def run_worker(settings: Settings, kind: str, make: MakeWorker, conditions: tuple[str, ...], *, consumes: bool = True) -> int:
     """Runs a worker until SIGTERM or SIGINT, and ends the process with status 0; returns 1 where it failed.
 
-    Raises UserError where something outside the program is wrong.
+    `consumes`: it reads topics, as a member of its kind's consumer group; else it only sends. Raises UserError where something outside the program is wrong.
     """
     configure_logging(settings.log_level)
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # a policy, because Faust's threads make their own loops
@@ -99,7 +99,7 @@ def run_worker(settings: Settings, kind: str, make: MakeWorker, conditions: tupl
     stopping = asyncio.Event()
     _on_signals(lambda: loop.call_soon_threadsafe(stopping.set))
     try:
-        loop.run_until_complete(_serve(settings, kind, make, conditions, stopping))
+        loop.run_until_complete(_serve(settings, kind, make, conditions, stopping, consumes))
     except _EXPECTED as error:
         if isinstance(error, UserError | StoreUnusable):
             raise UserError(str(error)) from error
@@ -134,7 +134,9 @@ def _arm_hard_end() -> None:
     timer.start()
 
 
-async def _serve(settings: Settings, kind: str, make: MakeWorker, conditions: tuple[str, ...], stopping: asyncio.Event) -> None:
+async def _serve(
+    settings: Settings, kind: str, make: MakeWorker, conditions: tuple[str, ...], stopping: asyncio.Event, consumes: bool
+) -> None:
     app, health = BatchApp(settings, kind), Health(conditions)
     worker = make(settings, app, health)
     app.released = worker.release
@@ -145,7 +147,8 @@ async def _serve(settings: Settings, kind: str, make: MakeWorker, conditions: tu
         try:
             await worker.open()
             _calm_collector()
-            await first_end(_app_until_it_ends(app), worker.run(), _beat(health), _until(stopping))
+            reading = [_app_until_it_ends(app)] if consumes else []
+            await first_end(*reading, worker.run(), _beat(health), _until(stopping))
         except BaseException:
             _arm_hard_end()  # the end of something that failed may hang, too
             raise

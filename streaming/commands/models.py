@@ -229,6 +229,11 @@ def _candidate(record: "Registry", model: str) -> "Version":
             return known[0]
         backtests = backtests_of(artefact)
         return record.add_backtests(record.register(artefact, record.record("import", artefact, backtests)), backtests)
+    return registered(record, model)
+
+
+def registered(record: "Registry", model: str) -> "Version":
+    """The version that a label or hexadecimal digits name. Raises UserError where there is none, or more than one."""
     versions = record.versions()
     found = [version for version in versions if version.label == model] or [
         version for version in versions if len(model) >= _FEWEST_DIGITS and version.artefact.startswith(model)

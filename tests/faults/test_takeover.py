@@ -1,6 +1,6 @@
 """A promoted model taken over by running workers, under traffic, with kills, and by one worker earlier than by another.
 
-All are compared with a run whose workers were stopped and started again with the new model: the same records, so the same states. Time stands while
+All are compared with a run whose worker was ended and started again with the new model: the same records, so the same states. Time stands while
 models change (what the shop sells meanwhile is sent late): a state that is rebuilt an hour later rests on an hour's more steps.
 """
 
@@ -15,7 +15,6 @@ from typing import Final
 from urllib.request import urlopen
 
 import pytest
-from kafka import KafkaProducer
 
 from models import artefact as artefacts
 from models.contenders import BASELINES
@@ -60,7 +59,6 @@ class Shop:
 
     def __init__(self, run: Scenario, log: list[Sent], mlflow: str) -> None:
         self.run, self.log, self.mlflow = run, log, mlflow
-        self._producer = KafkaProducer(bootstrap_servers=run.settings.kafka_bootstrap)
         self._sent = 0
         run.feed(between(log, 0, CHANGE_HOUR))
         run.worker("ingest")
@@ -68,8 +66,7 @@ class Shop:
     def trade(self) -> None:
         """One order of everything, as long as there are any."""
         if self._sent < ROUNDS:
-            for record in traffic(self._sent, 1):
-                self.run.send(self._producer, record)
+            self.run.feed(traffic(self._sent, 1))
             self._sent += 1
 
     def command(self, *arguments: str) -> str:
@@ -91,10 +88,7 @@ class Shop:
         self.run.wait(done, f"forecasts of {version} for all products")
 
     def finish(self) -> Outcome:
-        while self._sent < ROUNDS:
-            self.trade()
-        self._producer.flush()
-        self._producer.close()
+        self.run.feed(traffic(self._sent, ROUNDS - self._sent))
         self.run.wait_counted()
         self.run.feed(between(self.log, CHANGE_HOUR, HOURS))
         return self.run.finish()
@@ -110,13 +104,13 @@ def shop(scenario: MakeScenario, log: list[Sent], tmp_path: Path) -> MakeShop:
 
 @pytest.fixture(scope="module")
 def restarted(stack: Stack, models: list[Path], log: list[Sent], tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """The outcome of workers that were stopped and started with the other model in TRENDCAST_MODEL_DIR."""
+    """The outcome of a worker that was ended and started with the other model in TRENDCAST_MODEL_DIR."""
     with Scenario(tmp_path_factory.mktemp("restarted"), stack.kafka.address, stack.redis.url, models[0]) as run:
         shop = Shop(run, log, "off")
         worker = run.worker("forecast")
         run.wait_settled(START_MS + (CHANGE_HOUR - 1) * HOUR_MS)
-        assert worker.stop() == 0
-        run.worker("forecast", model_dir=models[1])
+        worker.kill()
+        worker.start(model_dir=models[1])
         shop.wait_for(artefacts.read(models[1]).version)
         return shop.finish()
 

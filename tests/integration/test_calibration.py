@@ -174,9 +174,9 @@ async def test_metrics_tell_what_the_last_full_days_brought(store: FeatureStore,
     await replayed(store, settings, model, cuts=DAYS)
     found = sum(map(Outcomes.from_list, (await store.day_sums(0, model.version[:8])).values()), Outcomes.none(len(model.levels)))
     body = metrics.render()[0].decode()
-    assert f'trendcast_forecast_below_quantile_ratio{{level="{model.levels[0]}",volume="all"}}' in body
+    assert f'trendcast_forecast_below_quantile_ratio{{level="{model.levels[0]}",role="serving",volume="all"}}' in body
     assert found.count.sum() > 0
-    [line] = [line for line in body.splitlines() if line.startswith('trendcast_forecast_quantile_loss_ratio{volume="all"}')]
+    [line] = [line for line in body.splitlines() if line.startswith('trendcast_forecast_quantile_loss_ratio{role="serving",volume="all"}')]
     assert 0 < float(line.split()[-1]) < 3
 
 

@@ -1,5 +1,6 @@
 """Who may serve is decided by stored backtests on the same bench, and can be taken back; nothing of it is in the way of a training."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
+from feature_store.store import FeatureStore
 from models import artefact as artefacts
 from models import registry
 from models.artefact import Artefact
@@ -21,6 +23,7 @@ from models.registry import Measured, Move, NoRegistry, NotPromoted, Registry, V
 from models.seasons import DAY_MS
 from streaming.cli import build
 from streaming.errors import UserError
+from streaming.settings import Settings
 from tests.models.benches import daily_bench, untrained, write_bench
 
 SIMPLE = list(BASELINES)
@@ -126,8 +129,18 @@ def test_promotion_and_rollback_move_the_alias(opened: Registry) -> None:
     assert [(move.version, move.back) for move in opened.history("moved")] == [(1, False), (2, False), (3, False), (2, True), (1, True)]
 
 
-def test_the_commands_promote_and_roll_back(opened: Registry, recording: str, tmp_path: Path) -> None:
+def test_the_commands_promote_and_roll_back(
+    opened: Registry, recording: str, tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From a directory, by label and by digits; the list shows what serves; a worse one is refused with the table."""
+    steps = {"STEP_MS": DAY_MS, "TILE_RETENTION_MS": 2 * DAY_MS, "REDIS_URL": redis_url, "NAMESPACE": "told"}
+    for setting, value in steps.items():
+        monkeypatch.setenv(f"TRENDCAST_{setting}", str(value))
+
+    async def make_namespace() -> None:
+        await (await FeatureStore.open(Settings())).close()
+
+    asyncio.run(make_namespace())
     names = {"benches": {"shop": "f"}}
     for i, mwql in enumerate((0.8, 0.7, 0.75)):
         one = replace(model("told", i), backtest={"shop": measured("told", mwql).rows})

@@ -22,6 +22,7 @@ BOUNDED_LABELS = {"topic", "partition", "outcome", "error_class", "stage", "reas
     "level",
     "measure",
     "group",
+    "role",
 }
 
 
@@ -78,7 +79,7 @@ def test_only_the_model_that_serves_is_named() -> None:
     metrics.serve_model("lstm", "1")
     metrics.serve_model("lstm", "2")
     body = metrics.render()[0].decode()
-    assert 'trendcast_forecast_model_info{name="lstm",version="2"} 1.0' in body
+    assert 'trendcast_forecast_model_info{name="lstm",role="serving",version="2"} 1.0' in body
     assert 'version="1"' not in body
 
 
