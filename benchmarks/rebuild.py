@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--products", type=int, default=1000)
     options = parser.parse_args(arguments)
-    console = Console()
+    console = Console(width=160)
     logs, simulated = ([options.data], 0) if options.data else ([], DAYS + 1)
     spec = artefact.read(rig.ROOT / "models" / "default").spec
     panels, _ = panels_of(logs, simulated, [], spec, options.products, 1, console)
@@ -103,7 +103,7 @@ def show(source: str, rows: dict[str, dict[str, float]], console: Console) -> No
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     table: Any = Table("states from", *columns, title=f"{source}: against all of the history, relative", title_justify="left")
     for name, row in rows.items():
-        table.add_row(name, *(f"{row[column]:.4g}" if column in row else "" for column in columns))
+        table.add_row(name, *(f"{row[column]:.2g}" if column in row else "" for column in columns))
     console.print(table)
 
 

@@ -117,6 +117,7 @@ class ForecastEngine:
         owned, token = dict(self._ownership.shards), self._ownership.token
         if (promoted := self._takeover.ready()) is not None:
             await self._take_over(promoted, owned)
+        metrics.FORECAST_TAKEOVER.set(0 if self._takeover.pending else self._rebuilding.progress)
         if not owned:
             return False
         views = await self._store.take(sorted(owned), token, self._settings.nowcast_limit)
@@ -130,9 +131,8 @@ class ForecastEngine:
             self._calibrations.observe(owned.values())
         self._observe(owned, views)
         more = await self._nowcasts.serve(owned, views)
-        if await self._sweep.run(owned):  # which rebuilds what it meets, and meets every product
-            return True
-        return await self._rebuilding.run(owned, self._sweep.gather) or more
+        swept = not await self._sweep.run(owned)  # which rebuilds what it meets, and meets every product
+        return await self._rebuilding.run(owned, self._sweep.gather, idle=swept) or more or not swept
 
     async def _take_over(self, model: Forecaster, owned: Owned) -> None:
         """Serve with another model from this round on. Its states are rebuilt as products come up, and in the background."""

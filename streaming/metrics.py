@@ -305,8 +305,9 @@ FORECAST_MODEL: Final = _gauge(
 # --- forecast: another model takes over ---
 FORECAST_TAKEOVER: Final = _gauge(
     "trendcast_forecast_takeover_progress_ratio",
-    "Share of the products of owned shards that are known to have a state of the model that serves; 1: the takeover is done.",
+    "Share of the products of owned shards that are known to have a state of the promoted model; 0 until it is loaded, 1: the takeover is done.",
 )
+FORECAST_TAKEOVER.set(1)  # of a process that serves no model
 FORECAST_REBUILT: Final = _counter(
     "trendcast_forecast_rebuilt_states_total", "States rebuilt from stored steps, because those that were stored are another model's."
 )

@@ -20,7 +20,7 @@ from streaming.contracts import encode, forecast_headers
 from streaming.failpoints import failpoint
 from streaming.ownership import Owned, Ownership, Product
 from streaming.readout import Compute, Reader, ReadOut, context_of
-from streaming.rebuilding import SLICE, Rebuilding
+from streaming.rebuilding import Rebuilding
 from streaming.settings import Settings
 from streaming.sweep import Sweep
 from streaming.transport import Outgoing
@@ -78,7 +78,7 @@ class Nowcasts:
             for (name, sequence), since in zip(view.dirty, view.serving_since, strict=True)
         ]
         changed.sort(key=lambda c: c.sent_at_ms or 0)  # under overload, those that have waited longest
-        served = changed[: SLICE if self._rebuilding.under_way else self._settings.nowcast_limit]
+        served = changed[: self._rebuilding.at_once([c.product for c in changed], self._settings.nowcast_limit)]
         if not served:
             return False
         started = time.perf_counter()

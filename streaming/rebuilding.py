@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -35,36 +36,54 @@ class Rebuilding:
         self._steps = min(store.keep_steps, STEPS)
         self._unlisted: list[int] = []
         self._unseen: list[Product] = []
-        self._cold: list[Product] = []
+        self._cold: dict[Product, None] = {}  # in the order in which they were found
         self._listed = 0
 
     def look_through(self, shards: Iterable[int]) -> None:
         """Other products may be ours, or another model serves: look at them all, in the background."""
-        self._unlisted, self._unseen, self._cold, self._listed = list(shards), [], [], 0
-        self._observe()
+        self._unlisted, self._unseen, self._cold, self._listed = list(shards), [], {}, 0
 
     @property
     def under_way(self) -> bool:
-        """Products may be cold: those that are changed, or close a step, are served in smaller parts."""
+        """Any product may be cold: work goes in small parts, so that changed products need not wait."""
         return bool(self._unlisted or self._unseen or self._cold)
 
-    async def run(self, owned: Owned, gather: Gather) -> bool:
-        """One part of the background work; returns whether more is left."""
-        if not self.under_way:
-            return False
+    @property
+    def progress(self) -> float:
+        """Share of the products that are known to have a state of this model."""
+        left = len(self._unseen) + len(self._cold)
+        return 0.0 if self._unlisted else 1 - left / self._listed if left else 1.0
+
+    def at_once(self, products: Sequence[Product], limit: int) -> int:
+        """How many of these products, from the first on, may be gathered together."""
+        if self._unlisted or self._unseen:
+            return min(limit, SLICE)
+        cold = 0
+        for i, product in enumerate(products[:limit] if self._cold else ()):
+            cold += product in self._cold
+            if cold > SLICE:
+                return i
+        return min(limit, len(products))
+
+    async def run(self, owned: Owned, gather: Gather, *, idle: bool) -> bool:
+        """One part of the background work: first find out who is cold, then rebuild their states, if there is nothing else to do.
+
+        Returns whether more is left.
+        """
         if self._unlisted:
             number = self._unlisted.pop()
             if number in owned:
                 self._unseen += [(number, name) for name, _ in await self._store.live(number)]
                 self._listed = len(self._unseen)
-        elif self._cold:
-            some, self._cold = self._cold[:SLICE], self._cold[SLICE:]
-            await gather(owned, [product for product in some if product[0] in owned])
-        else:
+        elif self._unseen:
             some, self._unseen = self._unseen[:LOOK], self._unseen[LOOK:]
             cold = self._codec.cold(await self._store.headers(some))
-            self._cold = [product for product, is_cold in zip(some, cold, strict=True) if is_cold]
-        self._observe()
+            self._cold |= dict.fromkeys(product for product, is_cold in zip(some, cold, strict=True) if is_cold)
+        elif self._cold and idle:
+            some = list(islice(self._cold, SLICE))
+            await gather(owned, [product for product in some if product[0] in owned])
+            for product in some:  # or forgotten, or another worker's
+                self._cold.pop(product, None)
         return self.under_way
 
     async def warm(self, owned: Owned, products: Sequence[Product], gathered: Gathered) -> None:
@@ -87,10 +106,8 @@ class Rebuilding:
             await self._store.rebuild(number, self._ownership.token, some, known=owned[number].sequence)
             self._ownership.prove()
             failpoint("forecast.rebuilt")
+        for product in products:
+            self._cold.pop(product, None)
         metrics.FORECAST_REBUILT.inc(len(products))
         metrics.FORECAST_BATCH_PRODUCTS.labels(metrics.REBUILD).observe(len(products))
         metrics.FORECAST_BATCH_SECONDS.labels(metrics.REBUILD).observe(time.perf_counter() - started)
-
-    def _observe(self) -> None:
-        left = len(self._unseen) + len(self._cold)
-        metrics.FORECAST_TAKEOVER.set(0 if self._unlisted else 1 - left / self._listed if left else 1)

@@ -33,11 +33,15 @@ class Takeover:
         """What is to serve, by the store; None: nothing was ever promoted, whatever serves goes on."""
         if pointer != self._wanted:
             self._wanted, self._not_before = pointer, 0.0
-        wanted = pointer is not None and pointer.version != self._serving.version
-        if pointer is None or not wanted or self._loading is not None or time.monotonic() < self._not_before:
+        if pointer is None or not self.pending or self._loading is not None or time.monotonic() < self._not_before:
             return
         log.info("model.loading", name=pointer.name, version=pointer.version, files=pointer.files)
         self._loading = pointer, asyncio.create_task(asyncio.to_thread(self._loaded, pointer))
+
+    @property
+    def pending(self) -> bool:
+        """Whether another model is to serve than the one that does."""
+        return self._wanted is not None and self._wanted.version != self._serving.version
 
     def ready(self) -> Forecaster | None:
         """The model that serves from now on; None: the one that serves goes on, because it shall, or because another is not there yet or cannot be had."""

@@ -52,6 +52,7 @@ class Worker:
     kind: str
     name: str | None  # static membership of its group
     program: str  # module that stands for `trendcast`
+    arguments: tuple[str, ...] = ()
     restarts: int = 0
     statuses: list[int] = field(default_factory=list)  # how its processes ended
     logs: list[Path] = field(default_factory=list)
@@ -68,7 +69,9 @@ class Worker:
             environment |= {"TRENDCAST_FAILPOINT": failpoint, "TRENDCAST_FAILPOINT_FILE": str(self.marker)}
             self.marker.unlink(missing_ok=True)
         with log.open("wb") as stderr:
-            self.process = subprocess.Popen([sys.executable, "-m", self.program, self.kind], env=environment, stderr=stderr, cwd=REPOSITORY)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", self.program, self.kind, *self.arguments], env=environment, stderr=stderr, cwd=REPOSITORY
+            )
         return self
 
     @property
@@ -204,10 +207,16 @@ class Scenario:
     # -- workers
 
     def worker(
-        self, kind: str, *, static: bool = True, program: str = "streaming.cli", failpoint: str | None = None, **settings: Any
+        self,
+        kind: str,
+        *arguments: str,
+        static: bool = True,
+        program: str = "streaming.cli",
+        failpoint: str | None = None,
+        **settings: Any,
     ) -> Worker:
-        """Start one more `ingest` or `forecast`."""
-        worker = Worker(self, kind, f"{kind}-{len(self.workers)}" if static else None, program)
+        """Start one more `ingest`, `forecast` or `shadow`."""
+        worker = Worker(self, kind, f"{kind}-{len(self.workers)}" if static else None, program, arguments)
         self.workers.append(worker)
         return worker.start(failpoint, **settings)
 
@@ -368,11 +377,13 @@ class Scenario:
         }
 
     def _scores(self) -> dict[tuple[int, int], Message]:
-        """A day's scores by shard; repeated ones must say the same."""
+        """A day's scores of the serving model by shard; repeated ones must say the same."""
         found: dict[tuple[int, int], Message] = {}
         for _, value in self.read("scores"):
             assert value is not None
             message = _decoded(value)
+            if message["shadow"]:
+                continue
             identity = message["shard"], message["start"]
             assert found.setdefault(identity, message) == message, f"scores were repeated with another content: {identity}"
         return found

@@ -167,6 +167,7 @@ def test_a_worker_killed_while_states_are_rebuilt(shop: MakeShop, models: list[P
     one.run.wait_hit(killed)
     assert killed.process.wait() == -signal.SIGKILL
     killed.start()
+    one.run.wait(lambda: "model.loaded" in killed.said(), "its successor serves")
     one.wait_for(new)
     outcome = one.finish()
     assert outcome.differences(restarted) == []

@@ -213,7 +213,8 @@ async def test_an_old_and_a_new_worker_hand_shards_over_and_never_mix(
         await engine.assign(range(SHARDS))
         if hour:
             expected = await rebuilt(store, served)
-            await until(engine, lambda: scraped("trendcast_forecast_takeover_progress_ratio") == 1)
+            while engine._rebuilding.progress < 1:
+                await engine.cycle()
             found = {name: values for name, (_, values) in (await states(store)).items() if values}
             assert found == {name: expected[name] for name in found}
         await lived(shop, engine, store, hour, hour + 5)
