@@ -20,8 +20,9 @@ from models.accuracy import accuracy
 from models.calibration import LAG_DAYS, MEMORY_DAYS, Memory, Outcomes, Pools
 from models.features import F32
 from models.forecaster import Forecaster
-from models.rebuild import STEPS, rebuilt_at, steps_lived
+from models.rebuild import STEPS, rebuilt_at
 from models.records import unpack
+from models.rewind import steps_lived
 from models.shadow import Followed, first_whole_day, follow
 from streaming import metrics
 from streaming.calibrations import SCORED_DAYS, outcomes_by_day, scores_of

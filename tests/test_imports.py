@@ -28,7 +28,10 @@ PURE = [
     *(f"models/{name}.py" for name in ("accuracy", "alerts", "alert_evidence", "alert_messages", "alert_policy", "calendar")),
     *(f"models/{name}.py" for name in ("calibration", "cleaning", "drivers", "features", "rewind")),
     *(f"models/contenders/{name}.py" for name in ("simple", "spread", "table")),
-    *(f"models/{name}.py" for name in ("metrics", "nowcast", "pace", "rebuild", "records", "seasons", "shadow", "targets", "thinning", "timeline")),
+    *(
+        f"models/{name}.py"
+        for name in ("metrics", "nowcast", "pace", "rebuild", "records", "seasons", "shadow", "targets", "thinning", "timeline")
+    ),
     *(f"streaming/{name}.py" for name in ("columns", "contracts", "decode", "deadletters", "ingest_plan", "messages", "schedule")),
     *(f"simulator/{name}.py" for name in ("compare", "demand", "dirt", "encode", "events", "faults", "feed", "shop", "truth")),
     "simulator/demo/check.py",
