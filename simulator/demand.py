@@ -71,7 +71,7 @@ class Cause(StrEnum):
 
     TRAFFIC = "traffic"  # a mention, a listing that vanished: clicks of all kinds change with the lines
     CONVERSION = "conversion"  # a price error: as many look, but carts and lines change
-    ORDER_SIZE = "order_size"  # bulk buyers: more lines, and each holds `size` times as much; as many look
+    ORDER_SIZE = "order_size"  # bulk buyers come beside the usual customers: more lines, each holds `size` times as much
     STOCK_OUT = "stock_out"  # nothing in stock: as many look, carts and lines stay away
     CHECKOUT = "checkout"  # payment fails: as many look and fill carts, lines stay away
 

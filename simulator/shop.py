@@ -122,13 +122,17 @@ class Shop:
         `rates`, (12, products), are the lines', `noise`, (products,), is in them.
         """
         config = self.config
-        a_line = [max(config.views_per_line - 1, 0), max(config.carts_per_line - 1, 0), config.uncarts_per_line, config.favourites_per_line]
-        others: Floats = rates[..., np.newaxis] * np.array(a_line)
+        least = [max(config.views_per_line - 1, 0), max(config.carts_per_line - 1, 0), config.uncarts_per_line, config.favourites_per_line]
+        a_line = np.array(least)
+        others: Floats = rates[..., np.newaxis] * a_line
         changed = [(trend, during) for trend, during in self.demand.changes(hour) if trend.cause is not Cause.TRAFFIC]
         all_usual = self.demand.usual_lines(hour) * noise if changed else rates
         for trend, during in changed:
             lines, usual = rates[during, trend.product], all_usual[during, trend.product]
             # Every line has a view and a cart of its own before it, in `_clicks`.
+            if trend.cause is Cause.ORDER_SIZE:
+                others[during, trend.product] = usual[:, np.newaxis] * a_line
+                continue
             others[during, trend.product, 0] = np.maximum(config.views_per_line * usual - lines, 0)
             if trend.cause is Cause.CHECKOUT:
                 others[during, trend.product, 1] = np.maximum(config.carts_per_line * usual - lines, 0)

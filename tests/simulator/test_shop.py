@@ -125,6 +125,8 @@ def test_each_cause_changes_what_it_says_and_only_that() -> None:
         of_line = (1 + shop.demand.extra_units[trend.product]) * 1_000 * trend.size
         looked = config.views_per_line * (trend.factor if trend.cause is Cause.TRAFFIC else 1)
         carted = config.carts_per_line * (1 if trend.cause is Cause.CHECKOUT else trend.factor)
+        if trend.cause is Cause.ORDER_SIZE:
+            looked, carted = config.views_per_line - 1 + trend.factor, config.carts_per_line - 1 + trend.factor
         for found, expected in ((lines, trend.factor), (views, max(looked, trend.factor)), (carts, carted)):
             assert found == pytest.approx(usual * expected, abs=6 * (usual * expected) ** 0.5)
         assert units == pytest.approx(lines * of_line, abs=6 * of_line * (lines + 1) ** 0.5)
