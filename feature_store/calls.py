@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from feature_store.facts import ContextChange, FactChange, context_field
 from feature_store.keys import SEEN_SETS_PER_HOUR
 from feature_store.measures import N_MEASURES
 
@@ -99,6 +100,8 @@ class ApplyCall:
     deltas: npt.NDArray[np.float64] | None = None  # (k, N_MEASURES) integers
     event_hash: npt.NDArray[np.int64] | None = None  # (e,) distinct
     event_hour: npt.NDArray[np.int64] | None = None  # (e,) of event time
+    facts: Sequence[FactChange] = ()  # in the order of their log
+    context: Sequence[ContextChange] = ()  # likewise
 
     @property
     def cells(self) -> int:
@@ -115,8 +118,14 @@ class ApplyCall:
             columns = (occurring + 1).tolist()  # Lua counts from 1
             values = self.deltas[:, occurring].astype(np.int64).ravel().tolist()
             tiles = self.cell_tile.tolist()
+        ahead: dict[str, object] = {}  # most calls have neither
+        if self.facts:
+            ahead["facts"] = [[f.product, f.sent_at_ms, f.version.price, f.version] for f in self.facts]
+        if self.context:
+            ahead["context"] = [[context_field(c.series, c.scope), c.entry] for c in self.context]
         return _encode(
             {
+                **ahead,
                 "sources": [a.source for a in self.sources],
                 "expected": [-1 if a.expected is None else a.expected for a in self.sources],
                 "next_offset": [a.next_offset for a in self.sources],

@@ -80,3 +80,9 @@ class Keys:
 
     def calibration(self, shard: int) -> str:
         return f"{self.shard(shard)}calibration"
+
+    def facts(self, shard: int) -> str:
+        return f"{self.shard(shard)}facts"
+
+    def context(self, shard: int) -> str:
+        return f"{self.shard(shard)}context"

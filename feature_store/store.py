@@ -57,6 +57,7 @@ _integers = msgspec.msgpack.Decoder(list[int])
 _encode = msgspec.msgpack.Encoder().encode
 
 T = TypeVar("T")
+ContextFields = tuple[tuple[bytes, bytes], ...]  # name of series and scope, entries; sorted
 Sums = dict[int, npt.NDArray[np.float64]]  # tile or step index → (N_MEASURES,) integers
 
 
@@ -160,6 +161,17 @@ class FeatureStore:
                 f"namespace {self._settings.namespace!r} holds features of specification {found}, the model's are {spec}: "
                 "serve a model of that specification, or replay into another TRENDCAST_NAMESPACE"
             )
+
+    async def fix(self, fields: Mapping[str, str]) -> None:
+        """What the namespace holds to from now on. Raises StoreUnusable where it already holds to something else."""
+        for name, value in fields.items():
+            await self._patiently(lambda name=name, value=value: self._redis.hsetnx(self.keys.meta, name, value))  # type: ignore[misc]
+            found = (await self._patiently(lambda name=name: self._redis.hget(self.keys.meta, name))).decode()  # type: ignore[misc]
+            if found != value:
+                raise StoreUnusable(
+                    f"namespace {self._settings.namespace!r} was made with {name}={found!r}, this worker says {value!r}: "
+                    "use the settings it was made with, or another TRENDCAST_NAMESPACE and replay into it"
+                )
 
     async def model(self) -> ModelPointer | None:
         """The model that is to serve; None: none was ever promoted here. Raises StoreUnusable where somebody else wrote what stands there."""
@@ -434,6 +446,34 @@ class FeatureStore:
         blobs = [part for s in states for part in (s.product, s.expected_features, s.state)]
         [reply] = await self._evaluate("rebuild", [(shard, (token, known, *blobs))])
         _check_owned(shard, known, reply)
+
+    async def known_ahead(
+        self, products: Sequence[tuple[int, str]], *, known: Mapping[int, int] | None = None
+    ) -> tuple[list[bytes], dict[int, ContextFields]]:
+        """Facts of each (shard, product), b"" where there are none, and by shard the entries of the context series (`feature_store.facts`).
+
+        `known`: sequences by shard. Raises ShardRolledBack where Redis has a lower one.
+        """
+        by_shard = _rows_by_shard(products)
+
+        async def run() -> Any:
+            pipe = self._redis.pipeline(transaction=False)
+            for shard, rows in by_shard.items():
+                pipe.hmget(self.keys.facts(shard), [products[i][1] for i in rows])
+                pipe.hgetall(self.keys.context(shard))
+                pipe.hget(self.keys.offsets(shard), "sum")
+            return await pipe.execute()
+
+        replies = await self._patiently(run)
+        facts, context = [b""] * len(products), {}
+        for j, (shard, rows) in enumerate(by_shard.items()):
+            values, fields, sequence = replies[3 * j : 3 * j + 3]
+            if known is not None and int(sequence or 0) < known[shard]:
+                raise ShardRolledBack(shard, known[shard], int(sequence or 0))
+            for i, value in zip(rows, values, strict=True):
+                facts[i] = value or b""
+            context[shard] = tuple(sorted(fields.items()))
+        return facts, context
 
     async def first_tiles(self, products: Sequence[tuple[int, str]]) -> list[int | None]:
         """Oldest tile that is kept of each (shard, product)."""

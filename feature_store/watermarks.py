@@ -62,3 +62,17 @@ def judge(
         late=event & ~rejected & (batch.event_time_ms < before),
         rejections=[(i, "future" if future[i] else "expired") for i in np.flatnonzero(rejected).tolist()],
     )
+
+
+def judge_states(batch: EventBatch, start_watermark_ms: int | None) -> tuple[Judged, npt.NDArray[np.int64]]:
+    """Judge the records of a source whose records say what holds from their time on, and when each takes effect, (n,), epoch ms.
+
+    Such a record has no time but its Kafka timestamp, and none is rejected: one that stands behind a later one of its source takes effect with
+    that. So the source's watermark is the time of its newest record, or what a heartbeat declared, capped by its timestamp; nothing that comes
+    after it takes effect before it.
+    """
+    start = NO_WATERMARK if start_watermark_ms is None else start_watermark_ms
+    watermark = np.maximum(np.maximum.accumulate(np.minimum(batch.event_time_ms, batch.timestamp_ms)), start)
+    before = np.concatenate((np.array([start], dtype=np.int64), watermark[:-1]))[: len(batch)]
+    everything = np.ones(len(batch), np.bool_)
+    return Judged(before, watermark, everything, ~everything, []), np.maximum(batch.timestamp_ms, before)

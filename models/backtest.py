@@ -89,7 +89,7 @@ class Streamed:
         forecaster, features = self._forecaster, self._features[rows]
         step = np.full(len(rows), self._bench.panel.first_step + column, np.int64)
         nothing = np.zeros((len(rows), 1 + len(forecaster.spec.streams)), np.float32)
-        ahead = _ahead(self._bench, column, rows, max(forecaster.horizon, int(self.sums.max(initial=1))))
+        ahead = self._bench.panel.ahead(rows, np.full(len(rows), column), max(forecaster.horizon, int(self.sums.max(initial=1))))
         group = calibration.volume_class(scales(forecaster.spec, features), forecaster.artefact.volume_limits)
         factors = calibration.factors_of(self._outcomes, self._day(column), len(forecaster.levels))[group]
         out = forecaster.read_out(features, self._state[rows], step, nothing, nothing[:, 0], self.sums, ahead=ahead, factors=factors)
@@ -97,14 +97,6 @@ class Streamed:
 
     def _day(self, column: int) -> int:
         return calibration.day_of(self._bench.panel.first_step + column, self._bench.spec.step_ms)
-
-
-def _ahead(bench: Bench, cutoff: int, rows: npt.NDArray[np.intp], span: int) -> F32 | None:
-    """Covariates of the `span` steps after a cut-off, (rows, span, covariates); NaN beyond the panel."""
-    if bench.panel.covariates is None:
-        return None
-    known = bench.panel.covariates[rows, cutoff + 1 : cutoff + 1 + span]
-    return np.pad(known, ((0, 0), (0, span - known.shape[1]), (0, 0)), constant_values=np.nan)
 
 
 def unfit(bench: Bench, artefact: Artefact) -> str | None:

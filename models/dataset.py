@@ -12,6 +12,7 @@ from feature_store.measures import MEASURES, natural
 from models import features as rows
 from models import targets
 from models.features import F32, I64, FeatureSpec, layout
+from models.known_future import KnownFuture
 from models.seasons import HOUR_MS, Season, season
 
 # A profile of the shop never says that a phase is impossible, nor that one phase is all.
@@ -76,6 +77,7 @@ class Panel:
     demand: F32  # (n, columns, 1 + streams) natural units; 0 before a product is born
     timezone: str
     covariates: F32 | None = None  # (n, columns, covariates) known-future ones, NaN: as the step before; None: there are none
+    known: KnownFuture | None = None  # what was known ahead, and when; None: the columns that follow tell, as if they had always been known
     stock: F32 | None = None  # (n, columns) units on hand when the step ended; NaN: unknown
     parts: Parts | None = None  # None: nothing is known of times within steps
 
@@ -87,6 +89,8 @@ class Panel:
     def fingerprint(self) -> str:
         """16 hexadecimal digits over all values."""
         sha = hashlib.sha256(repr((self.product_ids, self.first_step, self.timezone)).encode())
+        if self.known is not None:
+            sha.update(self.known.fingerprint.encode())
         for array in (self.born, self.demand, *(known for known in (self.covariates, self.stock) if known is not None)):
             sha.update(np.ascontiguousarray(array).tobytes())
         return sha.hexdigest()[:16]
@@ -97,9 +101,17 @@ class Panel:
         ids = tuple(self.product_ids[i] for i in order)
         covariates = None if self.covariates is None else self.covariates[order]
         stock = None if self.stock is None else self.stock[order]
+        known = None if self.known is None else self.known.only(order)
         parts = self.parts and self.parts.of(order, self.first_step + self.columns)
         return replace(
-            self, product_ids=ids, born=self.born[order], demand=self.demand[order], covariates=covariates, stock=stock, parts=parts
+            self,
+            product_ids=ids,
+            born=self.born[order],
+            demand=self.demand[order],
+            covariates=covariates,
+            known=known,
+            stock=stock,
+            parts=parts,
         )
 
     def until(self, columns: int) -> "Panel":
@@ -108,8 +120,34 @@ class Panel:
         ids, born, demand = self.product_ids[:alive], self.born[:alive], self.demand[:alive, :columns]
         covariates = None if self.covariates is None else self.covariates[:alive, :columns]
         stock = None if self.stock is None else self.stock[:alive, :columns]
+        known = None if self.known is None else self.known.only(np.arange(alive))
         parts = self.parts and self.parts.of(np.arange(alive), self.first_step + columns)
-        return replace(self, product_ids=ids, born=born, demand=demand, covariates=covariates, stock=stock, parts=parts)
+        return replace(self, product_ids=ids, born=born, demand=demand, covariates=covariates, known=known, stock=stock, parts=parts)
+
+    def ahead(self, product: npt.NDArray[np.intp], column: I64, span: int) -> F32 | None:
+        """Covariates of the `span` steps after columns, (m,), as known by then, (m, span, covariates); NaN beyond what is known. None: there are none."""
+        if self.known is not None:
+            return self.known.ahead(product, self.first_step + column, span)
+        if self.covariates is None:
+            return None
+        steps = column[:, None] + 1 + np.arange(span)
+        found: F32 = self.covariates[product[:, None], np.minimum(steps, self.columns - 1)]
+        found[steps >= self.columns] = np.nan
+        return found
+
+
+def with_known(source: Panel, known: KnownFuture) -> Panel:
+    """The panel with what was known ahead of its products, which are in the order of `known`; without stock and sales, demand is unknown."""
+    n = len(source.product_ids)
+    covariates = np.empty((n, source.columns, len(known.names)), np.float32)
+    demand = source.demand.copy()
+    everyone = np.arange(n)
+    for column in range(source.columns):
+        step = np.full(n, source.first_step + column, np.int64)
+        covariates[:, column] = known.of_step(everyone, step)
+        gone = known.out_of_stock(everyone, step) & (demand[:, column, 0] <= 0) & (source.born <= column)
+        demand[gone, column, 0] = np.nan
+    return replace(source, demand=demand, covariates=covariates if known.names else None, known=known if known.names else None)
 
 
 def panel(
@@ -255,7 +293,7 @@ class Encoded:
     coming: tuple[npt.NDArray[np.int32], ...]  # (columns, period): column that last changed the slot of each coming step, or the last
     demand_before: npt.NDArray[np.float64]  # (n, columns + 1) sums of demand, gaps as 0
     gaps_before: npt.NDArray[np.int32]  # (n, columns + 1) numbers of gaps: a target with one in it is unknown
-    covariates: F32  # (n, columns + longest, covariates) beyond the panel the last ones go on
+    covariates: F32  # (n, columns, covariates) each holds until the next is known; 0 before a product is born
     usual: F32  # (n, columns - start, covariates)
     season: Season  # of the columns and of what targets after the last one may need
 
@@ -273,11 +311,17 @@ class Encoded:
             ),
             waves=waves[at + steps],
             sum_waves=((before[at + 1 + lengths] - before[at + 1]) / lengths[..., None]).astype(np.float32),
-            covariates=self.covariates[product[:, None], at + 1 + np.arange(self.covariates.shape[1] - self.panel.columns)],
+            covariates=self._ahead(product, column, max(horizon, int(lengths.max(initial=1)))),
             usual=self.usual[product, here],
             now=self.covariates[product, column],
         )
         return targets.rows(horizon, horizon, lengths, upcoming, self.scale[product, here], self.age[product, here])
+
+    def _ahead(self, product: I64, column: I64, span: int) -> F32:
+        ahead = self.panel.ahead(product, column, span)
+        if ahead is None:
+            return np.zeros((len(product), span, 0), np.float32)
+        return rows.held(ahead, self.covariates[product, column])
 
 
 def encode(source: Panel, spec: FeatureSpec, profiles: tuple[F32, ...], longest: int, start: int = 0) -> Encoded:
@@ -291,7 +335,7 @@ def encode(source: Panel, spec: FeatureSpec, profiles: tuple[F32, ...], longest:
     inputs = np.full((n, columns - start, spec.n_encoder_inputs), np.nan, np.float32)
     scale, age = np.ones((n, columns - start), np.float32), np.zeros((n, columns - start), np.float32)
     slots = tuple(np.zeros((n, columns + 1), np.float32) for _ in spec.periods)
-    covariates = _filled(source, longest)
+    covariates = _filled(source)
     usual = np.zeros((n, columns - start, covariates.shape[-1]), np.float32)
     reach = columns + max(longest, *spec.periods, 1) + 1
     whole = season(source.first_step, reach, step_ms=spec.step_ms, periods=spec.periods, timezone=spec.timezone)
@@ -319,14 +363,14 @@ def encode(source: Panel, spec: FeatureSpec, profiles: tuple[F32, ...], longest:
     return Encoded(source, spec, profiles, start, inputs, scale, age, slots, coming, before, gaps_before, covariates, usual, whole)
 
 
-def _filled(source: Panel, beyond: int) -> F32:
-    """The panel's covariates and `beyond` more columns, (n, columns + beyond, covariates): each holds until the next is known; 0 before the first."""
+def _filled(source: Panel) -> F32:
+    """The panel's covariates, (n, columns, covariates): from a product's birth on each holds until the next is known; 0 before."""
     n, columns = source.demand.shape[:2]
     if source.covariates is None:
-        return np.zeros((n, columns + beyond, 0), np.float32)
+        return np.zeros((n, columns, 0), np.float32)
     k = source.covariates.shape[2]
-    unknown = np.full((n, beyond, k), np.nan, np.float32)
-    return rows.held(np.concatenate([source.covariates, unknown], axis=1), np.zeros((n, k), np.float32))
+    lived = np.arange(columns) >= source.born[:, None]
+    return rows.held(np.where(lived[..., None], source.covariates, np.float32(0)), np.zeros((n, k), np.float32))
 
 
 def _coming(phase: I64, period: int, columns: int) -> npt.NDArray[np.int32]:

@@ -111,13 +111,16 @@ class Forecaster:
         standardised: F32 = (inputs - weights["input.mean"]) / weights["input.deviation"]
         return standardised
 
-    def expect(self, features: F32, state: F32, step: I64) -> F32:
-        """Mean demand of the step after `step`, (n,), by the mean head alone, bulk orders included: what alerts compare with. Far cheaper than `read_out`."""
+    def expect(self, features: F32, state: F32, step: I64, *, ahead: F32 | None = None) -> F32:
+        """Mean demand of the step after `step`, (n,), by the mean head alone, bulk orders included: what alerts compare with. Far cheaper than `read_out`.
+
+        `ahead`: (n, 1, covariates) of that step, see `targets.decoder_inputs`.
+        """
         n = len(step)
         inputs = rows.encoder_inputs(self.spec, features, step, self.artefact.profiles)
         scale = rows.scales(self.spec, features)
         no_sums = np.zeros((n, 0), np.int64)
-        wanted = targets.decoder_inputs(self.spec, features, step, self.horizon, no_sums, self.artefact.profiles, asked=1)
+        wanted = targets.decoder_inputs(self.spec, features, step, self.horizon, no_sums, self.artefact.profiles, asked=1, ahead=ahead)
         mean = np.empty(n, np.float32)
         for part, size in _batches(n):
             batch = (_padded(array[part], size) for array in (inputs, state, wanted, scale))

@@ -9,8 +9,9 @@ import numpy.typing as npt
 from models import calibration
 from models.calibration import Outcomes, Pools, Trials
 from models.features import F32, I64, seasonal_naive
+from models.known_future import KnownFuture
 from models.seasons import DAY_MS
-from models.timeline import Closed, Model, compare
+from models.timeline import Closed, Model, censored, compare, consume
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,13 @@ class Followed:
         )
 
 
-def follow(model: Model, before: Followed, demand: F32, first: int, pools: Pools) -> tuple[Followed, dict[int, Outcomes]]:
+def follow(
+    model: Model, before: Followed, demand: F32, first: int, pools: Pools, shop: KnownFuture | None = None
+) -> tuple[Followed, dict[int, Outcomes]]:
     """Products after the steps from `first` on, and what came of their forecasts, by day.
 
-    `demand`: (n, steps, 1 + streams) natural units. `pools` are one for all, with the factors of the days of these steps.
+    `demand`: (n, steps, 1 + streams) natural units. `pools` are one for all, with the factors of the days of these steps; `shop`: what was known
+    ahead of the products.
     """
     n, closed = len(before.names), list[Closed]()
     features, state, trials = before.features.copy(), before.state.copy(), before.trials.copy()
@@ -57,11 +61,12 @@ def follow(model: Model, before: Followed, demand: F32, first: int, pools: Pools
         step = first + place
         living = np.flatnonzero((before.born <= step) & (step <= before.ends))
         came, naive, at = np.full(n, np.nan, np.float32), np.full(n, np.nan, np.float32), np.full(len(living), step)
-        came[living], naive[living] = demand[living, place, 0], seasonal_naive(model.spec, features[living], at)
-        features[living], state[living] = model.advance(features[living], state[living], demand[living, place], at)
+        sold = censored(demand[living, place], shop, living, at)
+        came[living], naive[living] = sold[:, 0], seasonal_naive(model.spec, features[living], at)
+        features[living], state[living] = consume(model, features[living], state[living], sold, at, shop, living)
         due = living[step % model.horizon == pools.turn[living]]
         closed.append(Closed(step, came, naive, due, features[due], state[due]))
-    _, outcomes = compare(trials, closed, model, pools)
+    _, outcomes = compare(trials, closed, model, pools, shop)
     return Followed(before.names, before.born, before.ends, features, state, trials), {day: found for (_, day), found in outcomes.items()}
 
 

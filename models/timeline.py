@@ -18,6 +18,7 @@ from models.alerts import AlertPolicy, Transitions
 from models.announcing import announce
 from models.calibration import Outcomes, Pools, Trials
 from models.features import F32, I64, FeatureSpec, scales, seasonal_naive
+from models.known_future import KnownFuture
 from models.nowcast import Forecasts
 
 F64 = npt.NDArray[np.float64]
@@ -43,10 +44,19 @@ class Model(Protocol):
     volume_limits: tuple[float, float]
     whole_units: bool
 
-    def advance(self, features: F32, state: F32, demand: F32, step: I64) -> tuple[F32, F32]: ...
-    def expect(self, features: F32, state: F32, step: I64) -> F32: ...
+    def advance(self, features: F32, state: F32, demand: F32, step: I64, *, covariates: F32 | None = None) -> tuple[F32, F32]: ...
+    def expect(self, features: F32, state: F32, step: I64, *, ahead: F32 | None = None) -> F32: ...
     def read_out(
-        self, features: F32, state: F32, step: I64, running: F32, elapsed: F32, sums: I64, *, factors: F32 | None = None
+        self,
+        features: F32,
+        state: F32,
+        step: I64,
+        running: F32,
+        elapsed: F32,
+        sums: I64,
+        *,
+        ahead: F32 | None = None,
+        factors: F32 | None = None,
     ) -> Forecasts: ...
 
 
@@ -120,11 +130,20 @@ def placed(sums: F64) -> tuple[F64, F64]:
     return units / SCALES[UNITS], orders / SCALES[ORDERS]
 
 
-def advance(timelines: Timelines, sums: F64, first: int, tiles_per_step: int, model: Model, policy: AlertPolicy, pools: Pools) -> Advanced:
+def advance(
+    timelines: Timelines,
+    sums: F64,
+    first: int,
+    tiles_per_step: int,
+    model: Model,
+    policy: AlertPolicy,
+    pools: Pools,
+    shop: KnownFuture | None = None,
+) -> Advanced:
     """Judge the tiles that were not judged yet, and consume each step as its last tile has been judged, each product from where it stands.
 
     `sums`: (n, tiles, N_MEASURES) integers of the tiles from `first` on, which must include, of each product, all tiles of the steps that it closes.
-    `pools` must hold the days of these tiles.
+    `pools` must hold the days of these tiles, `shop` what is known ahead of these products.
     """
     step, judged, scores = timelines.step.copy(), timelines.tile.copy(), timelines.scores.copy()
     features, state, trials = timelines.features.copy(), timelines.state.copy(), timelines.trials.copy()
@@ -153,20 +172,49 @@ def advance(timelines: Timelines, sums: F64, first: int, tiles_per_step: int, mo
             continue
         of_step = sums[closing, ended * tiles_per_step - first : tile + 1 - first].sum(axis=1)
         step[closing] = steps = np.full(len(closing), ended, np.int64)
-        sold = demand(model.spec, of_step)
+        sold = censored(demand(model.spec, of_step), shop, closing, steps)
         came, naive = np.full((2, len(step)), np.nan, np.float32)
         came[closing], naive[closing] = sold[:, 0], seasonal_naive(model.spec, features[closing], steps)
-        rows, states = model.advance(features[closing], state[closing], sold, steps)
+        rows, states = model.advance(features[closing], state[closing], sold, steps, covariates=lived(model, shop, closing, steps))
         features[closing], state[closing] = rows, states
         due = closing[ended % model.horizon == pools.turn[closing]]
         closed.append(Closed(ended, came, naive, due, features[due], state[due]))
         publish[closing] |= _worth_publishing(scores, closing, scales(model.spec, rows), np.asarray(of_step.any(axis=1)), ended, step_ms)
-        scores[closing, EXPECTED] = model.expect(rows, states, steps)
-    tried, outcomes = compare(trials, closed, model, pools)
+        scores[closing, EXPECTED] = model.expect(rows, states, steps, ahead=coming(model, shop, closing, steps, 1))
+    tried, outcomes = compare(trials, closed, model, pools, shop)
     return Advanced(Timelines(step, judged, features, state, scores, trials), transitions, held, publish, tried, outcomes)
 
 
-def compare(trials: Trials, closed: Sequence[Closed], model: Model, pools: Pools) -> tuple[Bools, dict[tuple[int, int], Outcomes]]:
+def censored(demand: F32, known: KnownFuture | None, rows: npt.NDArray[np.intp], step: I64) -> F32:
+    """Demand of steps, (m, 1 + streams), as it was, with unknown units where nothing was sold because there was nothing to sell."""
+    if known is None:
+        return demand
+    gone = known.out_of_stock(rows, step) & (demand[:, 0] <= 0)
+    return np.where(gone[:, None] & (np.arange(demand.shape[1]) == 0), np.float32(np.nan), demand)
+
+
+def consume(
+    model: Model, features: F32, state: F32, demand: F32, step: I64, shop: KnownFuture | None, rows: npt.NDArray[np.intp]
+) -> tuple[F32, F32]:
+    """Features and state of the products `rows` of `shop` after the steps `step`, (m,), with their demand, (m, 1 + streams)."""
+    return model.advance(features, state, censored(demand, shop, rows, step), step, covariates=lived(model, shop, rows, step))
+
+
+def coming(
+    model: Model, known: KnownFuture | None, rows: npt.NDArray[np.intp], step: I64, span: int, *, newest: bool = False
+) -> F32 | None:
+    """Covariates of the `span` steps after `step`, as `KnownFuture.ahead` has them; None for a model that looks at none."""
+    return known.ahead(rows, step, span, newest=newest) if known is not None and model.spec.covariates else None
+
+
+def lived(model: Model, known: KnownFuture | None, rows: npt.NDArray[np.intp], step: I64) -> F32 | None:
+    """Covariates of the steps `step`, as `KnownFuture.of_step` has them; None for a model that looks at none."""
+    return known.of_step(rows, step) if known is not None and model.spec.covariates else None
+
+
+def compare(
+    trials: Trials, closed: Sequence[Closed], model: Model, pools: Pools, shop: KnownFuture | None = None
+) -> tuple[Bools, dict[tuple[int, int], Outcomes]]:
     """Compare forecasts on trial with the steps that closed, in their order, and replace in `trials` those that are due, all read out as one batch.
 
     Returns who has a new one, (n,), and what came of the forecasts, by pool and day.
@@ -178,7 +226,7 @@ def compare(trials: Trials, closed: Sequence[Closed], model: Model, pools: Pools
     due, features, state = (
         np.concatenate(parts) for parts in zip(*((each.due, each.features, each.state) for each in closed), strict=True)
     )
-    fresh = _on_trial(model, pools, due, features, state, after)
+    fresh = _on_trial(model, pools, due, features, state, after, shop)
     for each in closed:
         day, steps = calibration.day_of(each.step, model.spec.step_ms), np.full(len(tried), each.step, np.int64)
         found = calibration.outcomes_by_pool(trials, steps, each.came, each.naive, model.levels, pools.pool, whole_units=model.whole_units)
@@ -203,11 +251,14 @@ def calibrated(model: Model, pools: Pools, rows: npt.NDArray[np.intp], features:
     return group, pools.of_class(rows, step * model.spec.step_ms // DAY_MS, group)
 
 
-def _on_trial(model: Model, pools: Pools, rows: npt.NDArray[np.intp], features: F32, state: F32, step: I64) -> Trials:
+def _on_trial(
+    model: Model, pools: Pools, rows: npt.NDArray[np.intp], features: F32, state: F32, step: I64, shop: KnownFuture | None
+) -> Trials:
     """What would be published of the products in `rows` after `step`."""
     group, factors = calibrated(model, pools, rows, features, step)
     nothing = np.zeros((len(rows), 1 + len(model.spec.streams)), np.float32)
-    out = model.read_out(features, state, step, nothing, nothing[:, 0], np.empty(0, np.int64), factors=factors)
+    ahead = coming(model, shop, rows, step, model.horizon)
+    out = model.read_out(features, state, step, nothing, nothing[:, 0], np.empty(0, np.int64), ahead=ahead, factors=factors)
     return Trials.of(step, group, out.mean, out.quantiles.transpose(0, 2, 1), factors)
 
 

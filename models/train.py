@@ -149,7 +149,7 @@ def _normalisation(data: Sequence[Encoded]) -> dict[str, F32]:
 def _covariate_normalisation(data: Sequence[Encoded]) -> dict[str, F32]:
     """Mean and deviation of the covariates at targets, of their distance from the usual, and from now; the latter two are centred as they come."""
     k = data[0].covariates.shape[-1]
-    values = np.concatenate([one.covariates[:, : one.panel.columns].reshape(-1, k) for one in data]) if k else np.zeros((1, 0))
+    values = np.concatenate([one.covariates.reshape(-1, k) for one in data]) if k else np.zeros((1, 0))
     mean, deviation = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64) + 1e-3
     return {
         "covariate.mean": np.concatenate([mean, 0 * mean, 0 * mean]).astype(np.float32),

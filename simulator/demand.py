@@ -1,6 +1,6 @@
 """How much of each product is wanted at each moment, without noise: the simulated shop's laws.
 
-rate = popularity · hour of the week · slow drift · launch or fading · price and promotion · injected trends
+rate = popularity · hour of the week · slow drift · launch or fading · price and promotion · weather · injected trends; nothing without stock
 """
 
 from dataclasses import dataclass, replace
@@ -22,9 +22,15 @@ TILES_PER_HOUR: Final = HOUR_MS // TILE_MS
 HOURS_PER_WEEK: Final = 168
 WEEK_MS: Final = 7 * DAY_MS
 
+# Promotions are announced at least half a day before they begin, at most so many days.
+MOST_DAYS_AHEAD: Final = 5
 # Streams of random numbers: each thing has its own, so that one's settings do not move the others.
-CATALOGUE, DRIFT, PRICE, PROMOTIONS, TRENDS, TRAFFIC = range(6)
+CATALOGUE, DRIFT, PRICE, PROMOTIONS, TRENDS, TRAFFIC, FACTS, WEATHER, MARKET, STOCK = range(10)
 CAUSES: Final = 16
+
+CATEGORIES: Final = ("garden", "kitchen", "toys", "tools", "books", "sports")
+# Whose demand the weather moves; the market index moves nothing.
+OUTDOOR: Final = frozenset({"garden", "sports", "tools"})
 
 # Share of a day's purchases by local hour: working hours, evening, early and late.
 _DAYS: Final = np.array(
@@ -53,6 +59,8 @@ class ShopConfig:
     launched: float = 0.05  # share of products that start after the opening
     fading: float = 0.05  # share of products that die away
     promotions_per_day: float = 0.01  # per product
+    weather_effect: float = 0.0  # on the logarithm of demand of outdoor goods, per standard deviation of the weather
+    stock_outs_per_day: float = 0.0  # per product
     trends_per_day: float = 8.0  # sudden changes, in the whole shop
     trend_min_lines_per_hour: float = 4.0  # slower products get none (the 20 most popular may always)
     lines_per_order: float = 1.8
@@ -64,6 +72,11 @@ class ShopConfig:
     cancelled: float = 0.03  # share of orders
     returned: float = 0.02
     currency: str | None = None  # of every order; None: orders do not say
+
+
+def speaking(config: ShopConfig) -> ShopConfig:
+    """The shop with promotions, weather and stock-outs that it pays to hear of."""
+    return replace(config, promotions_per_day=0.03, weather_effect=0.3, stock_outs_per_day=0.003)
 
 
 class Cause(StrEnum):
@@ -107,6 +120,17 @@ class Promotion:
     start_ms: int
     end_ms: int
     discount: float
+    announced_ms: int  # when the shop says so
+
+
+@dataclass(frozen=True, slots=True)
+class StockOut:
+    """A product that cannot be bought from start to end, both whole hours."""
+
+    product: int
+    product_id: str
+    start_ms: int
+    end_ms: int
 
 
 class Demand:
@@ -135,7 +159,12 @@ class Demand:
         self.launch_ms = np.where(fate < config.launched, config.opened_ms + within, -never)
         self.fade_ms = np.where(fate > 1 - config.fading, config.opened_ms + within, never)
         self.fade_half_life_ms: Floats = rng.uniform(3, 12, n) * DAY_MS
+        rng = self.generator(FACTS)
+        self.category = rng.choice(len(CATEGORIES), n)  # (n,)
+        self.lead_hours = rng.choice([48, 72, 120, 240], n)  # (n,)
+        self._outdoor = np.isin(self.category, [i for i, name in enumerate(CATEGORIES) if name in OUTDOOR])
         self._promotions_by_day: dict[int, list[Promotion]] = {}
+        self._stock_outs_by_day: dict[int, list[StockOut]] = {}
         self._trends_by_day: dict[int, list[Trend]] = {}
 
     def generator(self, stream: int, index: int = 0) -> np.random.Generator:
@@ -146,6 +175,10 @@ class Demand:
         """Expected order lines per tile in an hour since 1970 if nothing changed suddenly; shape (12, products)."""
         start_ms = hour * HOUR_MS
         rate = self._hourly(start_ms) * self._price_effect(start_ms)
+        if self.config.weather_effect:
+            rate = np.where(self._outdoor, rate * np.exp(self.config.weather_effect * self.weather(hour)), rate)
+        for out in self.stock_outs(start_ms, start_ms + HOUR_MS):
+            rate[out.product] = 0.0
         return np.tile(rate / TILES_PER_HOUR, (TILES_PER_HOUR, 1))
 
     def lines(self, hour: int) -> Floats:
@@ -173,11 +206,46 @@ class Demand:
     def cents(self, hour: int) -> Floats:
         """Price of one unit at the start of an hour, in hundredths; shape (products,)."""
         start_ms = hour * HOUR_MS
-        cents = np.rint(self.base_cents * self._price_level(start_ms))
+        cents = self.list_cents(hour)
         for promotion in self.promotions(start_ms, start_ms + 1):
             cents[promotion.product] = np.rint(cents[promotion.product] * (1 - promotion.discount))
         least: Floats = np.maximum(np.where(self.weighed, np.rint(cents / 10) * 10, cents), 10)
         return least
+
+    def list_cents(self, hour: int) -> Floats:
+        """Price of one unit before promotions, in hundredths; shape (products,)."""
+        cents: Floats = np.rint(self.base_cents * self._price_level(hour * HOUR_MS))
+        return cents
+
+    def weather(self, hour: int) -> float:
+        """A number that wanders from day to day, mean 0, variance below 1."""
+        return self._wandering(WEATHER, hour)
+
+    def market(self, hour: int) -> float:
+        """Another one, which moves nothing."""
+        return self._wandering(MARKET, hour)
+
+    def _wandering(self, stream: int, hour: int) -> float:
+        day, into = divmod(hour, 24)
+        before, after = (float(self.generator(stream, each).standard_normal()) for each in (day, day + 1))
+        return before + (after - before) * into / 24
+
+    def stock_outs(self, start_ms: int, end_ms: int) -> list[StockOut]:
+        """Stock-outs that overlap [start_ms, end_ms)."""
+        days = range(start_ms // DAY_MS - 3, -(-end_ms // DAY_MS)) if self.config.stock_outs_per_day else range(0)
+        return [out for day in days for out in self._stock_outs_of(day) if out.start_ms < end_ms and out.end_ms > start_ms]
+
+    def _stock_outs_of(self, day: int) -> list[StockOut]:
+        if day not in self._stock_outs_by_day:
+            rng = self.generator(STOCK, day)
+            # Every third product on every third day: they last up to two days, so a product's never overlap.
+            candidates = np.arange(day % 3, self.config.products, 3)
+            n = min(int(rng.poisson(self.config.stock_outs_per_day * self.config.products)), len(candidates))
+            start_ms = day * DAY_MS + rng.integers(0, 24, n) * HOUR_MS
+            columns = (rng.choice(candidates, n, replace=False), start_ms, start_ms + rng.integers(6, 48, n) * HOUR_MS)
+            rows = zip(*(column.tolist() for column in columns), strict=True)
+            self._stock_outs_by_day[day] = [StockOut(product, self.product_ids[product], *rest) for product, *rest in rows]
+        return self._stock_outs_by_day[day]
 
     def promotions(self, start_ms: int, end_ms: int) -> list[Promotion]:
         """Promotions that overlap [start_ms, end_ms)."""
@@ -228,7 +296,8 @@ class Demand:
             products = rng.choice(self.config.products, n, replace=False)
             start_ms = day * DAY_MS + rng.integers(0, 24, n) * HOUR_MS
             end_ms = start_ms + rng.integers(1, 8, n) * DAY_MS
-            columns = (products, start_ms, end_ms, rng.integers(2, 9, n) / 20)
+            discount = rng.integers(2, 9, n) / 20
+            columns = (products, start_ms, end_ms, discount, start_ms - rng.integers(12, 24 * MOST_DAYS_AHEAD, n) * HOUR_MS)
             rows = zip(*(column.tolist() for column in columns), strict=True)
             self._promotions_by_day[day] = [Promotion(product, self.product_ids[product], *rest) for product, *rest in rows]
         return self._promotions_by_day[day]

@@ -30,7 +30,7 @@ EAST: Final = timezone(timedelta(hours=5, minutes=30))
 class Batch:
     """Records of one partition in sending order, ready to be sent."""
 
-    topic: Topic
+    topic: int  # Topic, FACTS or CONTEXT
     partition: int
     keys: list[bytes | None]
     values: list[bytes]

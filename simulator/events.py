@@ -23,6 +23,11 @@ class Topic(IntEnum):
     CLICKSTREAM = 1
 
 
+# Topics of what a shop knows ahead; their records are whole messages (`simulator.announcements`), not columns.
+FACTS: Final = 2
+CONTEXT: Final = 3
+
+
 class Kind(IntEnum):
     """What a record says."""
 

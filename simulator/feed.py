@@ -7,8 +7,9 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from simulator.announcements import Announcement, batches
 from simulator.encode import Batch, Encoder
-from simulator.events import HOUR_MS, MINUTE_MS, Events, Kind, Names, Topic
+from simulator.events import CONTEXT, FACTS, HOUR_MS, MINUTE_MS, Events, Kind, Names, Topic
 from simulator.truth import Increment, Rules, Sources, Truth, increment_of
 
 # Often enough that a silent partition holds up the closing of a step by no more than one tile.
@@ -36,16 +37,22 @@ class Source(Protocol):
         """How long before its period's start an event may be sent at the earliest."""
         ...
 
+    def announced(self, start_ms: int, end_ms: int, first: bool) -> list[Announcement]:
+        """What is said ahead in [start_ms, end_ms), in order of time; `first`: with everything that was said before and still holds."""
+        ...
+
     def period(self, index: int) -> Traffic:
         """Events that belong to [index · period_ms, (index + 1) · period_ms), in any order, with any later sending times."""
         ...
 
 
 class Partitions(NamedTuple):
-    """Partitions of each topic, indexed by Topic."""
+    """Partitions of each topic, indexed by Topic, FACTS and CONTEXT; 0: the topic is not there."""
 
     orders: int = 6
     clickstream: int = 6
+    facts: int = 0
+    context: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,7 @@ class Feed:
         self._partitions = partitions
         self._heartbeat_ms = heartbeat_ms
         self._encoder = Encoder(source.names)
-        self._sources = [Sources(self._rules, n) for n in partitions]
+        self._sources = [Sources(self._rules, n) for n in partitions[: len(Topic)]]
         self._waiting = [Events.none() for _ in Topic]
         self._next_period = start_ms // source.period_ms
         self._fresh = True
@@ -105,15 +112,27 @@ class Feed:
             now = waiting.send_ms < until_ms
             due.append(Events.concatenate([self._heartbeats(topic, until_ms), waiting.where(now)]))
             self._waiting[topic] = waiting.where(~now)
+        ahead = self._announced(until_ms)
         self._fresh = False
-        return self._chunk(due, until_ms)
+        return self._chunk(due, ahead, until_ms)
 
     def finish(self, watermark_ms: int) -> Chunk:
         """Last heartbeats, which move every source to `watermark_ms` (so that a step that ends there closes); what still waits is dropped."""
         at_ms = max(self.now_ms, watermark_ms)
         due = [self._beats(np.array([at_ms]), np.array([watermark_ms]), self._partitions[topic]) for topic in Topic]
         self._waiting = [Events.none() for _ in Topic]
-        return self._chunk(due, at_ms + 1)
+        return self._chunk(due, batches([], [(at_ms, watermark_ms)], self._ahead_partitions()), at_ms + 1)
+
+    def _ahead_partitions(self) -> dict[int, int]:
+        return {FACTS: self._partitions.facts, CONTEXT: self._partitions.context}
+
+    def _announced(self, until_ms: int) -> list[Batch]:
+        """What the shop says ahead; a heartbeat declares that everything before it was said."""
+        partitions = self._ahead_partitions()
+        if not any(partitions.values()):
+            return []
+        beats = [(at_ms, at_ms) for at_ms in self._beat_times(until_ms).tolist()]
+        return batches(self._source.announced(self.now_ms, until_ms, self._fresh), beats, partitions)
 
     def _generate(self, until_ms: int) -> None:
         """Make all periods that start before `until_ms`."""
@@ -127,11 +146,15 @@ class Feed:
 
     def _heartbeats(self, topic: Topic, until_ms: int) -> Events:
         """At every multiple of the interval: everything older than the lateness has been sent, late records aside."""
+        at_ms = self._beat_times(until_ms)
+        return self._beats(at_ms, at_ms - self._rules.lateness_ms, self._partitions[topic])
+
+    def _beat_times(self, until_ms: int) -> npt.NDArray[np.int64]:
         interval = self._heartbeat_ms
         at_ms = np.arange(-(-self.now_ms // interval), -(-until_ms // interval), dtype=np.int64) * interval
         if self._fresh and (not len(at_ms) or at_ms[0] != self.now_ms):
             at_ms = np.concatenate(([self.now_ms], at_ms))
-        return self._beats(at_ms, at_ms - self._rules.lateness_ms, self._partitions[topic])
+        return at_ms
 
     @staticmethod
     def _beats(at_ms: npt.NDArray[np.int64], declared_ms: npt.NDArray[np.int64], partitions: int) -> Events:
@@ -141,9 +164,9 @@ class Feed:
             n, 0, send_ms=np.repeat(at_ms, partitions), event_ms=np.repeat(declared_ms, partitions), kind=Kind.HEARTBEAT, key=keys, lines=0
         )
 
-    def _chunk(self, due: list[Events], until_ms: int) -> Chunk:
+    def _chunk(self, due: list[Events], ahead: list[Batch], until_ms: int) -> Chunk:
         start_ms, self.now_ms = self.now_ms, until_ms
-        batches: list[Batch] = []
+        made = list(ahead)
         parts = []
         for topic, unordered in zip(Topic, due, strict=True):
             place = unordered.partition(self._partitions[topic])
@@ -151,6 +174,6 @@ class Feed:
             order = np.lexsort((unordered.kind != Kind.HEARTBEAT, unordered.send_ms, place))
             events, place = unordered.take(order), place[order]
             parts.append((topic, events, self._sources[topic].judge(events, place)))
-            batches.extend(self._encoder.batches(topic, events, place))
+            made.extend(self._encoder.batches(topic, events, place))
         increment = increment_of(parts, self._rules, self._source.names, until_ms)
-        return Chunk(start_ms, until_ms, tuple(batches), increment)
+        return Chunk(start_ms, until_ms, tuple(made), increment)

@@ -28,10 +28,12 @@ Headers = list[tuple[str, bytes]]
 
 
 class TopicNames(NamedTuple):
-    """What the input topics are called on the broker, indexed by Topic."""
+    """What the input topics are called on the broker, indexed by Topic, FACTS and CONTEXT; None: not sent to."""
 
     orders: str = "orders"
     clickstream: str = "clickstream"
+    facts: str | None = None
+    context: str | None = None
 
 
 def compression_type(name: str) -> str | None:
@@ -121,12 +123,13 @@ class Producer:
 
     async def partitions(self) -> Partitions:
         """How many partitions the topics have."""
+        wanted = [name for name in self._topics if name is not None]
         try:
             async with asyncio.timeout(self._metadata_timeout_s):
-                return Partitions(*[len(await self._kafka.partitions_for(name)) for name in self._topics])
+                return Partitions(*[0 if name is None else len(await self._kafka.partitions_for(name)) for name in self._topics])
         except (UnknownTopicOrPartitionError, TimeoutError) as error:
-            names = " and ".join(self._topics)
-            raise UserError(f"topics {names} are not both on {self._bootstrap}; create them with `trendcast topics create`") from error
+            names = " and ".join(wanted)
+            raise UserError(f"topics {names} are not all on {self._bootstrap}; create them with `trendcast topics create`") from error
 
     async def submit(self, chunk: Chunk) -> None:
         """Hand a chunk over; waits for earlier batches where too many are unconfirmed."""
@@ -141,6 +144,8 @@ class Producer:
         sent_at = ("sent_at", b"%d" % (self._now() * 1000))
         plain: Headers = [sent_at]
         name = self._topics[batch.topic]
+        if name is None:
+            raise ValueError(f"no name for topic {batch.topic}")
         builder = self._kafka.create_batch()
         append = builder.append
         rows = zip(batch.keys, batch.values, batch.timestamps_ms, strict=True)

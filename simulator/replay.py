@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow.parquet
 
+from simulator.announcements import Announcement
 from simulator.events import HOUR_MS, MINUTE_MS, Events, Kind
 from simulator.feed import Chunk, Feed, Partitions, Traffic
 from simulator.retail import Log, is_retail, read_retail
@@ -62,6 +63,10 @@ class Replay:
         """Everything that the feed has not sent yet, then heartbeats just beyond the end of the last step, so that it closes."""
         yield from feed.chunks(self.last_event_ms + 1, chunk_ms)
         yield feed.finish(self.last_step_end_ms + MINUTE_MS)
+
+    def announced(self, start_ms: int, end_ms: int, first: bool) -> list[Announcement]:
+        """Nothing: real logs hold no word of what their shops knew ahead."""
+        return []
 
     def period(self, index: int) -> Traffic:
         """The log's orders and clicks of an hour since 1970, and the synthetic clicks before these orders."""

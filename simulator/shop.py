@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from simulator.demand import TILE_MS, TRAFFIC, Cause, Demand, Floats, ShopConfig, Trend
+from simulator.announcements import Announcement, announcements
+from simulator.demand import OUTDOOR, TILE_MS, TRAFFIC, Cause, Demand, Floats, ShopConfig, Trend
 from simulator.dirt import Dirt, is_clean, soil, with_copies
 from simulator.events import ABSENT, DAY_MS, HOUR_MS, MINUTE_MS, Events, Kind, Names, Topic
 from simulator.feed import HEARTBEAT_MS, Chunk, Feed, Partitions, Traffic
@@ -72,8 +73,17 @@ class Shop:
             "shop": asdict(self.config),
             "dirt": asdict(self.dirt),
             "trends": [{**asdict(trend), "kind": trend.kind} for trend in self.trends(start_ms, end_ms)],
+            "stock_outs": [asdict(out) for out in self.demand.stock_outs(start_ms, end_ms)],
+            "context": {
+                "weather": {"moves": sorted(OUTDOOR), "effect": self.config.weather_effect},
+                "market": {"moves": [], "effect": 0.0},
+            },
             "promotions": [asdict(promotion) for promotion in self.demand.promotions(start_ms, end_ms)],
         }
+
+    def announced(self, start_ms: int, end_ms: int, first: bool) -> list[Announcement]:
+        """What the shop says ahead."""
+        return announcements(self.demand, start_ms, end_ms, first=first)
 
     def period(self, index: int) -> Traffic:
         """The orders and clicks of an hour since 1970, with what follows from them later."""

@@ -23,10 +23,13 @@ TopicIds = Mapping[str, tuple[str, int]]  # topic → its id, and how many parti
 
 
 async def input_topics(settings: Settings) -> TopicIds:
-    """Ids of the input topics. Raises UserError where one, or one that is written to, is missing."""
+    """Ids of the input topics. Raises UserError where one that is needed, or one that is written to, is missing.
+
+    Those of what the shop knows ahead may be missing: then nothing is known ahead.
+    """
     wanted = (settings.orders_topic, settings.clickstream_topic)
     written = (settings.dead_letters_topic, settings.updates_topic)
-    found = await asyncio.to_thread(topics.topic_ids, settings.kafka_bootstrap, (*wanted, *written))
+    found = await asyncio.to_thread(topics.topic_ids, settings.kafka_bootstrap, (*wanted, *settings.ahead_topics, *written))
     missing = [name for name in (*wanted, *written) if name not in found]
     if missing:
         raise UserError(
@@ -38,7 +41,7 @@ async def input_topics(settings: Settings) -> TopicIds:
             f"topic {settings.updates_topic} has {shards} partitions, but there are {settings.shards} shards: add partitions with Kafka's own "
             "tools, or delete it and run `trendcast topics create`"
         )
-    return {name: found[name] for name in wanted}
+    return {name: found[name] for name in (*wanted, *settings.ahead_topics) if name in found}
 
 
 def source_of(tp: TP, ids: TopicIds) -> str:

@@ -123,7 +123,7 @@ def order_columns(records: Sequence[Record], orders: Sequence[OrderIn], currency
     event_hash = _hashes(event_ids)
     event_hash[heartbeat] = ABSENT
     kind = np.fromiter([_ORDER_KINDS[order.status] for order in orders], np.int8)
-    offset, timestamp, sent_at = _positions(records)
+    offset, timestamp, sent_at = positions(records)
     batch = EventBatch(
         offset=offset,
         timestamp_ms=timestamp,
@@ -153,7 +153,7 @@ def click_columns(records: Sequence[Record], clicks: Sequence[ClickIn]) -> tuple
     invalid = _invalid_times(event_time)
     invalid[record[_invalid(product_ids)[product]]] = True
     kind = np.fromiter([_CLICK_KINDS[click.type] for click in clicks], np.int8)
-    offset, timestamp, sent_at = _positions(records)
+    offset, timestamp, sent_at = positions(records)
     batch = EventBatch(
         offset=offset,
         timestamp_ms=timestamp,
@@ -188,7 +188,7 @@ def concatenate(batches: Sequence[EventBatch]) -> EventBatch:
     return EventBatch(**same, record=np.concatenate(records), product=np.concatenate(products), product_ids=tuple(place))
 
 
-def _positions(records: Sequence[Record]) -> tuple[Ints, Ints, Ints]:
+def positions(records: Sequence[Record]) -> tuple[Ints, Ints, Ints]:
     """Offsets, Kafka timestamps and times of sending; shape (n,) each."""
     offset = np.array([record.offset for record in records], dtype=np.int64)
     timestamp = np.array([record.timestamp for record in records], dtype=np.int64)

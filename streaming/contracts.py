@@ -26,6 +26,9 @@ MAX_PRICE: Final = 1e9
 MAX_LINE_AMOUNT: Final = 1e11
 # An order is one atomic call per shard of at most about 2,000 cells, and is never cut.
 MAX_ITEMS: Final = 1000
+# Promotions under way and planned; a shop that plans more of one product at once is mistaken.
+MAX_PROMOTIONS: Final = 64
+MAX_LEAD_STEPS: Final = 10_000
 # Below lie epoch seconds, sent by mistake (1e10 s is the year 2286); above the years that RFC 3339 can't write.
 MIN_TIME_MS: Final = 10_000_000_000
 MAX_TIME_MS: Final = 253_402_300_799_999
@@ -115,16 +118,16 @@ class Promotion(Struct, frozen=True, kw_only=True):
 
 
 class ProductFacts(Struct, frozen=True, kw_only=True):
-    """What the shop knows of a product; key = product. The newest message replaces the older ones."""
+    """What the shop knows of a product; key = product. It holds from the record's Kafka timestamp on, until the next one replaces all of it."""
 
     product_id: Id
     title: Text | None = None
-    category: Text | None = None
-    unit_price: Price | None = None
-    promotions: list[Promotion] = []
+    category: Id | None = None
+    unit_price: Annotated[Price, Meta(description="of one unit before any promotion")] | None = None
+    promotions: Annotated[list[Promotion], Meta(max_length=MAX_PROMOTIONS)] = []
     stock: Annotated[float, Meta(ge=0, description="units at hand")] | None = None
     stock_at: TimeIn | None = None
-    lead_time_steps: Positive | None = None
+    lead_time_steps: Annotated[int, Meta(ge=1, le=MAX_LEAD_STEPS)] | None = None
 
 
 class Context(Struct, frozen=True, kw_only=True):

@@ -40,7 +40,7 @@ def decode_orders(records: Sequence[Record], *, currency: str | None) -> tuple[E
     return _decode(
         records,
         _decode_order,
-        heartbeat=lambda watermark_ms: OrderIn("", "", watermark_ms, "placed", []),
+        beat=lambda watermark_ms: OrderIn("", "", watermark_ms, "placed", []),
         columns=lambda kept, orders: order_columns(kept, orders, currency),
     )
 
@@ -50,7 +50,7 @@ def decode_clicks(records: Sequence[Record]) -> tuple[EventBatch, list[Rejected]
     return _decode(
         records,
         _decode_click,
-        heartbeat=lambda watermark_ms: ClickIn(watermark_ms, "view", ""),
+        beat=lambda watermark_ms: ClickIn(watermark_ms, "view", ""),
         columns=click_columns,
     )
 
@@ -104,14 +104,14 @@ def _decoder(kind: type[Struct]) -> msgspec.json.Decoder[Any]:
 def _decode(
     records: Sequence[Record],
     decode: Callable[[bytes], D],
-    heartbeat: Callable[[int], D],
+    beat: Callable[[int], D],
     columns: Callable[[Sequence[Record], list[D]], tuple[EventBatch, Flags]],
 ) -> tuple[EventBatch, list[Rejected]]:
     batches: list[EventBatch] = []
     rejected: list[Rejected] = []
     for start in range(0, max(len(records), 1), BLOCK_RECORDS):
         block = records[start : start + BLOCK_RECORDS]
-        batch, found = _decode_block(block, decode, heartbeat, columns)
+        batch, found = _decode_block(block, decode, beat, columns)
         batches.append(batch)
         rejected += [Rejected(start + i, block[i].offset, block[i].timestamp, *fault) for i, fault in sorted(found.items())]
     return concatenate(batches), rejected
@@ -120,7 +120,7 @@ def _decode(
 def _decode_block(
     records: Sequence[Record],
     decode: Callable[[bytes], D],
-    heartbeat: Callable[[int], D],
+    beat: Callable[[int], D],
     columns: Callable[[Sequence[Record], list[D]], tuple[EventBatch, Flags]],
 ) -> tuple[EventBatch, dict[int, Fault]]:
     """The good records as columns, and the faults of the others by their place in `records`."""
@@ -130,11 +130,11 @@ def _decode_block(
         try:
             documents.append(decode(record.value))  # type: ignore[arg-type]  # None raises TypeError, as wanted
         except DECODING_ERRORS as error:
-            document = fault_of(error) if record.value else _heartbeat(record, heartbeat)
-            if isinstance(document, Fault):
-                found[i] = document
+            declared = fault_of(error) if record.value else heartbeat(record)
+            if isinstance(declared, Fault):
+                found[i] = declared
             else:
-                documents.append(document)
+                documents.append(beat(declared))
 
     kept = [i for i in range(len(records)) if i not in found] if found else range(len(records))
     batch, invalid = columns([records[i] for i in kept] if found else records, documents)
@@ -144,12 +144,12 @@ def _decode_block(
     return batch, found
 
 
-def _heartbeat(record: Record, heartbeat: Callable[[int], D]) -> D | Fault:
-    """A record without a value."""
+def heartbeat(record: Record) -> int | Fault:
+    """The watermark, epoch ms, that a record without a value declares."""
     for name, value in record.headers:
         if name == WATERMARK:
             watermark_ms = decimal_ms(value)
             if watermark_ms is None:
                 return Fault(ErrorClass.BAD_TIME, f"headers.{WATERMARK}", "not epoch milliseconds in decimal digits")
-            return heartbeat(watermark_ms)
+            return watermark_ms
     return Fault(ErrorClass.EMPTY, "$", f"no value, and no header `{WATERMARK}` that would make it a heartbeat")

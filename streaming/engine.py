@@ -22,6 +22,7 @@ from streaming.calibrations import Calibrations
 from streaming.clock import ShopClock
 from streaming.contracts import ModelName
 from streaming.failpoints import failpoint
+from streaming.known_ahead import KnownAhead
 from streaming.nowcasts import Nowcasts
 from streaming.outbox import Outbox
 from streaming.ownership import Owned, OwnedShard, Ownership
@@ -70,9 +71,10 @@ class ForecastEngine:
         """Everything that speaks for one model; what was gathered or decided for another is gone."""
         settings, store = self._settings, self._store
         codec = Codec.of(model.spec, model.state_size, model.version, self._per_step, model.horizon, len(model.levels))
+        ahead = KnownAhead(settings, store, model.spec.covariates)
         self._outbox = Outbox(settings, store, ModelName(name=model.name, version=model.version), self._send)
         self._calibrations = Calibrations(settings, store, model)
-        self._rebuilding = Rebuilding(store, model, codec, self._ownership, self._compute)
+        self._rebuilding = Rebuilding(store, model, codec, self._ownership, self._compute, ahead)
         self._sweep = Sweep(
             settings,
             store,
@@ -83,6 +85,7 @@ class ForecastEngine:
             self._compute,
             self._rebuilding,
             codec,
+            ahead,
             self._policy,
         )
         self._nowcasts = Nowcasts(

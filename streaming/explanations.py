@@ -12,10 +12,12 @@ from models import timeline
 from models.explain import explain
 from models.features import F32
 from models.forecaster import Forecaster
+from models.known_future import KnownFuture
 from models.records import Codec, header
 from streaming.calibrations import Calibrations
 from streaming.errors import UserError
 from streaming.inspection import reached_ms, unknown_product
+from streaming.known_ahead import KnownAhead
 from streaming.ownership import OwnedShard, Product
 from streaming.readout import step_sums
 from streaming.settings import Settings
@@ -58,6 +60,7 @@ class _Present:
     running: F32  # (1, 1 + streams) of the step after it
     elapsed: F32  # (1,)
     as_of_ms: int
+    shop: KnownFuture | None  # what is known ahead
 
 
 async def explained_forecast(store: FeatureStore, settings: Settings, model: Forecaster, product: Product) -> ExplainedForecast:
@@ -70,7 +73,10 @@ async def explained_forecast(store: FeatureStore, settings: Settings, model: For
     await calibrations.load(shard, owned, present.step)
     pools = calibrations.pools({shard: owned}, [product], present.step, present.step)
     _, factors = timeline.calibrated(model, pools, np.array([0]), present.features, step)
-    found = explain(model, present.features, present.state, step, present.history, present.running, present.elapsed, factors=factors)
+    ahead = timeline.coming(model, present.shop, np.array([0]), step, model.horizon, newest=True)
+    found = explain(
+        model, present.features, present.state, step, present.history, present.running, present.elapsed, ahead=ahead, factors=factors
+    )
     drivers = zip(found.names, found.effects[0].tolist(), strict=True)
     return ExplainedForecast(
         product_id=name,
@@ -105,13 +111,14 @@ async def _gather(store: FeatureStore, settings: Settings, model: Forecaster, pr
     silent = np.zeros(N_MEASURES)
     past = np.array([steps.get(at, silent) for at in range(step + 1 - store.keep_steps, step + 1)])
     history = timeline.demand(model.spec, past)
+    shop = await KnownAhead(settings, store, model.spec.covariates).of([product])
     as_of_ms = await reached_ms(store, settings, shard, last_event_ms, (step + 1) * step_ms)
     per_step = settings.step_ms // settings.tile_ms
     if as_of_ms >= (step + 2) * step_ms:  # the step is over, but not closed: the forecast has advanced through it on a copy
         step += 1
         ended = timeline.demand(model.spec, await step_sums(store, per_step, [product], gathered.running, np.array([step])))
-        features, state = model.advance(features, state, ended, np.array([step]))
+        features, state = timeline.consume(model, features, state, ended, np.array([step]), shop, np.array([0]))
         history = np.concatenate([history[1:], ended])
     of_running = timeline.demand(model.spec, await step_sums(store, per_step, [product], gathered.running, np.array([step + 1])))
     elapsed = np.clip(np.array([as_of_ms - (step + 1) * step_ms]) / step_ms, 0, 1).astype(np.float32)
-    return _Present(step, features, state, history[None], of_running, elapsed, as_of_ms)
+    return _Present(step, features, state, history[None], of_running, elapsed, as_of_ms, shop)

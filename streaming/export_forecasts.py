@@ -20,6 +20,7 @@ from streaming.contracts import Forecast
 from streaming.errors import UserError
 from streaming.export import Progress
 from streaming.forecast_table import schema, table
+from streaming.known_ahead import KnownAhead
 from streaming.operators import moment_text
 from streaming.ownership import OwnedShard, Product
 from streaming.parquet import Groups, metadata, replacing
@@ -109,6 +110,7 @@ class _Snapshot:
         self._per_step = settings.step_ms // settings.tile_ms
         self._calibrations = Calibrations(settings, store, model)
         self._reader = Reader(settings, store, model, self._calibrations, _at_once)
+        self._ahead = KnownAhead(settings, store, model.spec.covariates)
         self._codec = Codec.of(model.spec, model.state_size, model.version, self._per_step, model.horizon, len(model.levels))
         self._clock = ShopClock.of(settings)
         self._gap_until = NO_WATERMARK
@@ -181,6 +183,7 @@ class _Snapshot:
         """Products that have yet to close their shard's last steps do so on copies, as the worker does before it forecasts them."""
         last = np.array([shards[number].last_step for number, _ in products], np.int64)
         lines = gathered.lines
+        shop = await self._ahead.of(products, shards)
         while len(behind := np.flatnonzero(lines.step < last)):
             step, features, state = lines.step.copy(), lines.features.copy(), lines.state.copy()
             step[behind] += 1
@@ -192,7 +195,8 @@ class _Snapshot:
                 step[behind],
             )
             demand = timeline.demand(self.model.spec, sums)
-            features[behind], state[behind] = self.model.advance(features[behind], state[behind], demand, step[behind])
+            rows = features[behind], state[behind]
+            features[behind], state[behind] = timeline.consume(self.model, *rows, demand, step[behind], shop, behind)
             lines = replace(lines, step=step, features=features, state=state)
         return replace(gathered, lines=lines)
 

@@ -13,6 +13,7 @@ from feature_store.store import FeatureStore
 from streaming import metrics, serving
 from streaming.engine import ForecastEngine
 from streaming.health import ASSIGNMENT, MODEL, STORE, Health
+from streaming.known_ahead import calendar_meta
 from streaming.settings import Settings
 from streaming.transport import BatchApp
 
@@ -60,6 +61,7 @@ class ForecastWorker:
         model = await asyncio.to_thread(serving.load_compiled, s, pointer)
         self._health.met(MODEL)
         await self._store.use_features(model.spec.hash)
+        await self._store.fix(calendar_meta(model.artefact, s))
         self._health.met(STORE)
         self._engine = ForecastEngine(s, self._store, model, self._app.send_all)
         log.info("model.loaded", name=model.name, version=model.version)

@@ -92,9 +92,9 @@ def gap_until_ms(loss: Loss, step_retention_ms: int) -> int | None:
 
 async def find(store: FeatureStore, settings: Settings) -> tuple[list[Loss], int]:
     """All losses of the input topics, and the number of sources looked at. Raises UserError."""
-    inputs = (settings.orders_topic, settings.clickstream_topic)
+    inputs = (settings.orders_topic, settings.clickstream_topic, *settings.ahead_topics)
     ids = await asyncio.to_thread(topics.topic_ids, settings.kafka_bootstrap, inputs)
-    if missing := [name for name in inputs if name not in ids]:
+    if missing := [name for name in inputs[:2] if name not in ids]:
         raise UserError(
             f"no topic {', '.join(missing)} in Kafka at {settings.kafka_bootstrap}; create the topics with `trendcast topics create`"
         )

@@ -6,6 +6,7 @@ next one is decoded. Faust's agent only hands batches over, so that fetches that
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -15,16 +16,17 @@ from faust.types import TP
 from feature_store.calls import Ahead, Applied, ApplyCall, Outcome, RolledBack, Seen, StoreRolledBack
 from feature_store.store import FeatureStore
 from feature_store.tiles import Grid
-from feature_store.watermarks import judge
+from feature_store.watermarks import judge, judge_states
 from streaming import metrics
 from streaming.assignment import input_topics, lanes_of
 from streaming.contracts import Doorbell, encode
 from streaming.deadletters import dead_letter
 from streaming.decode import decode_clicks, decode_orders, reject_judged
+from streaming.facts import Change, decode_context, decode_product_facts
 from streaming.failpoints import failpoint
 from streaming.health import ASSIGNMENT, STORE, Health
 from streaming.ingest_plan import NEVER, Batch, Part, batch_of, next_call
-from streaming.lanes import Lane, Work
+from streaming.lanes import MAX_BATCH_RECORDS, Lane, Work
 from streaming.rejections import Rejected
 from streaming.settings import Settings
 from streaming.tending import Tending
@@ -46,6 +48,8 @@ FLUSH_S: Final = 0.2
 RING_S: Final = 1.0
 # Decoded at once, all sources together; with what Faust and aiokafka hold besides, this bounds a worker's memory.
 MAX_CYCLE_RECORDS: Final = 32_768
+# Of what the shop knows ahead: all of it may be one shard's, and Redis serves nobody else while it writes that down, 10 ms for so many.
+MAX_AHEAD_RECORDS: Final = 1_000
 # Received but not yet taken; beyond, Faust's buffers fill and fetching stops.
 MAX_PENDING_RECORDS: Final = 65_536
 # For a round of calls to end when partitions are revoked; one that ends later finds that somebody else counted, and counts nothing twice.
@@ -74,19 +78,24 @@ class IngestWorker:
         app.read_positions = self.read_positions
         app.fetch_min_bytes = FETCH_MIN_BYTES
 
-        @app.agent(app.batches(settings.orders_topic, settings.clickstream_topic), name="ingest")  # type: ignore[untyped-decorator]
+    # -- the shell's calls
+
+    async def open(self) -> None:
+        s = self.settings
+        read = list(await input_topics(s))
+        for name in s.ahead_topics:
+            if name not in read:
+                log.warning("ingest.topic_missing", topic=name, why="there is none: nothing that it would say is known ahead")
+
+        @self.app.agent(self.app.batches(*read), name="ingest")  # type: ignore[untyped-decorator]
         async def receive(stream: Any) -> None:
             async for event in stream.noack().events():
                 await self.receive(event)
 
-    # -- the shell's calls
-
-    async def open(self) -> None:
-        await input_topics(self.settings)
-        self.store = await FeatureStore.open(self.settings)
-        self.tending = Tending(self.settings, self.app, self.store, lambda: self.lanes, self.is_quiet)
+        self.store = await FeatureStore.open(s)
+        self.tending = Tending(s, self.app, self.store, read, lambda: self.lanes, self.is_quiet)
         self.health.met(STORE)
-        metrics.expect_topics((self.settings.orders_topic, self.settings.clickstream_topic))
+        metrics.expect_topics(read)
 
     async def run(self) -> None:
         await first_end(self._count(), self.tending.run())
@@ -181,7 +190,7 @@ class IngestWorker:
         records_taken = 0
         for lane in sorted(self.lanes.values(), key=lambda lane: lane.watermark_ms):
             if lane.pending and lane.source not in held and records_taken < MAX_CYCLE_RECORDS:
-                some, records = lane.take()
+                some, records = lane.take(MAX_AHEAD_RECORDS if lane.tp.topic in self.settings.ahead_topics else MAX_BATCH_RECORDS)
                 records_taken += len(records)
                 failpoint("ingest.received")
                 part, rejected = self._judge(lane, records)
@@ -204,19 +213,26 @@ class IngestWorker:
     def _judge(self, lane: Lane, records: list[Any]) -> tuple[Part, list[Rejected]]:
         s, topic = self.settings, lane.tp.topic
         started = time.perf_counter()
-        decoded, rejected = decode_orders(records, currency=s.currency) if topic == s.orders_topic else decode_clicks(records)
-        judged = judge(
-            decoded,
-            lane.watermark_ms,
-            lateness_ms=s.lateness_ms,
-            future_ms=s.future_ms,
-            step_ms=s.step_ms,
-            step_retention_ms=s.step_retention_ms,
-        )
+        changes: Sequence[Change | None] = ()
+        if topic in s.ahead_topics:
+            notices, rejected = decode_product_facts(records) if topic == s.facts_topic else decode_context(records)
+            decoded = notices.batch
+            judged, effect_ms = judge_states(decoded, lane.watermark_ms)
+            changes = notices.changes(effect_ms, s.step_ms)
+        else:
+            decoded, rejected = decode_orders(records, currency=s.currency) if topic == s.orders_topic else decode_clicks(records)
+            judged = judge(
+                decoded,
+                lane.watermark_ms,
+                lateness_ms=s.lateness_ms,
+                future_ms=s.future_ms,
+                step_ms=s.step_ms,
+                step_retention_ms=s.step_retention_ms,
+            )
         if judged.rejections:
             rejected = sorted([*rejected, *reject_judged(records, decoded, judged.rejections)], key=lambda r: r.index)
         end = records[-1].offset + 1 if records else lane.judged_to
-        part = Part(lane.source, end, lane.watermark_ms, decoded, judged)
+        part = Part(lane.source, end, lane.watermark_ms, decoded, judged, changes)
         recounted = int((decoded.offset < lane.reached()).sum())
         lane.judged_to, lane.watermark_ms = end, part.watermark_ms
         if records:
@@ -285,6 +301,9 @@ class IngestWorker:
                     known_sequence, oldest = rung.get(shard, (0, call.oldest_sent_at_ms[0]))
                     rung[shard] = max(known_sequence, sequence), min(oldest, *call.oldest_sent_at_ms)
                     metrics.INGEST_APPLY_CELLS.observe(call.cells)
+                if call.facts:
+                    known_sequence, oldest = rung.get(shard, (0, call.facts[0].sent_at_ms))
+                    rung[shard] = max(known_sequence, sequence), min(oldest, *(change.sent_at_ms for change in call.facts))
                 if corrected:
                     metrics.INGEST_LATE_AFTER_CLOSE.inc(corrected)
             case Seen(event_hashes):

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from feature_store.calls import NO_WATERMARK, Advance, ApplyCall, Position
 from feature_store.events import ABSENT, EventBatch
+from feature_store.facts import ContextChange, FactChange
 from feature_store.sharding import shards_of
 from feature_store.tiles import Grid, tile_events
 from feature_store.watermarks import Judged
@@ -97,11 +98,21 @@ class Part:
     start_watermark_ms: int  # the source's before them
     decoded: EventBatch | None = None
     judged: Judged | None = None
+    changes: Sequence[FactChange | ContextChange | None] = ()  # of what the shop knows ahead, by record of `decoded`
 
     @property
     def watermark_ms(self) -> int:
         """The source's, after all of them."""
         return int(self.judged.watermark_ms[-1]) if self.judged is not None and len(self.judged.watermark_ms) else self.start_watermark_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """A change of what the shop knows ahead, and the record that brought it."""
+
+    source: int  # place of its source
+    offset: int
+    change: FactChange | ContextChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +130,12 @@ class Batch:
     line_shard: npt.NDArray[np.int16]  # (m,)
     folds: Mapping[int, Fold]  # shard → fold of all its lines
     duplicates: int  # records that repeat an event id of this batch
+    noticed: Mapping[int, Sequence[Noticed]]  # shard → what changes in it, in the order of the sources' logs
+
+    @property
+    def touched(self) -> Iterable[int]:
+        """Shards in which something changes."""
+        return self.folds.keys() | self.noticed.keys() if self.noticed else self.folds
 
 
 _NO_INTS: Final[Ints] = np.zeros(0, np.int64)
@@ -158,7 +175,22 @@ def batch_of(parts: Sequence[Part], *, shards: int, grid: Grid, dedup_ms: int) -
         line_shard=line_shard,
         folds=_fold(events, before_ms, remembered, line_shard, product_shard, grid),
         duplicates=int(repeats.sum()),
+        noticed=_noticed(parts, shards),
     )
+
+
+def _noticed(parts: Sequence[Part], shards: int) -> dict[int, list[Noticed]]:
+    """Changes by shard: facts to their product's, context to all."""
+    found: dict[int, list[Noticed]] = {}
+    for i, part in enumerate(parts):
+        if not part.changes or part.decoded is None:
+            continue
+        some = [Noticed(i, int(offset), each) for offset, each in zip(part.decoded.offset, part.changes, strict=True) if each is not None]
+        products = [n.change.product if isinstance(n.change, FactChange) else "" for n in some]
+        for noticed, shard in zip(some, shards_of(products, shards).tolist(), strict=True):
+            for each in (shard,) if isinstance(noticed.change, FactChange) else range(shards):
+                found.setdefault(each, []).append(noticed)
+    return found
 
 
 def _repeats(event_hash: Ints, hour: Ints, remembered: Flags) -> Flags:
@@ -247,11 +279,16 @@ def next_call(batch: Batch, shard: int, counted: Sequence[int], without: frozens
         for source, from_, end, watermark_ms in zip(batch.sources, counted, ends, watermarks_ms, strict=True)
         if from_ < end
     )
+    new = tuple(n.change for n in batch.noticed.get(shard, ()) if counted[n.source] <= n.offset < ends[n.source])
+    facts = tuple(change for change in new if isinstance(change, FactChange))
+    context = tuple(change for change in new if isinstance(change, ContextChange))
     if fold is None:
-        return ApplyCall(shard, moves)
+        return ApplyCall(shard, moves, facts=facts, context=context)
     return ApplyCall(
         shard=shard,
         sources=moves,
+        facts=facts,
+        context=context,
         products=fold.products,
         oldest_sent_at_ms=fold.oldest_sent_at_ms,
         newest_event_ms=fold.newest_event_ms,

@@ -38,11 +38,11 @@ class Lane:
         self.pending_records += len(event.value)
         self.received_to = event.value[-1].offset + 1
 
-    def take(self) -> tuple[list[Any], list[Any]]:
+    def take(self, most_records: int = MAX_BATCH_RECORDS) -> tuple[list[Any], list[Any]]:
         """Events of the next batch and their records; records that were judged before (a seek went further back) are left out."""
         events: list[Any] = []
         records: list[Any] = []
-        while self.pending and len(records) + len(self.pending[0].value) <= max(MAX_BATCH_RECORDS, len(self.pending[0].value)):
+        while self.pending and len(records) + len(self.pending[0].value) <= max(most_records, len(self.pending[0].value)):
             event = self.pending.popleft()
             events.append(event)
             records += event.value
@@ -95,7 +95,7 @@ class Work:
 
     def shards(self) -> list[int]:
         """Shards that have to be told."""
-        return [shard for shard in (range(len(self.lanes[0].counted)) if self.flush else self.batch.folds) if self.is_behind(shard)]
+        return [shard for shard in (range(len(self.lanes[0].counted)) if self.flush else self.batch.touched) if self.is_behind(shard)]
 
     def counted(self, shard: int) -> list[int]:
         """Next offset of each source that the shard holds, as far as we know."""

@@ -70,11 +70,14 @@ def forecasts(
     *,
     spec: FeatureSpec,
     levels: Sequence[float],
-    sums: Sequence[int],
+    sums: Sequence[Sequence[int]],
     model: ModelName,
     issued_at_ms: int,
 ) -> Iterator[Forecast]:
-    """One message per request; row i of `timelines` and `out` is request i's, all finite. The first predicted step is the running one."""
+    """One message per request; row i of `timelines` and `out` is request i's, all finite. The first predicted step is the running one.
+
+    `sums`: lengths of each request's sums, in steps; 0: not asked for.
+    """
     step_ms = spec.step_ms
     mean, quantiles = _rounded(out.mean), _rounded(out.quantiles)
     cumulative_mean, cumulative = _rounded(out.cumulative_mean), _rounded(out.cumulative_quantiles)
@@ -102,7 +105,11 @@ def forecasts(
             mean=mean[i],
             levels=list(levels),
             quantiles=quantiles[i],
-            cumulative=[Cumulative(steps=length, mean=cumulative_mean[i][k], quantiles=cumulative[i][k]) for k, length in enumerate(sums)],
+            cumulative=[
+                Cumulative(steps=length, mean=cumulative_mean[i][k], quantiles=cumulative[i][k])
+                for k, length in enumerate(sums[i])
+                if length
+            ],
             running=Running(
                 elapsed_ms=elapsed_ms,
                 observed=request.observed,

@@ -13,11 +13,13 @@ from feature_store.measures import N_MEASURES, UNITS, natural
 from feature_store.store import FeatureStore
 from models import timeline
 from models.forecaster import Forecaster
+from models.known_future import KnownFuture
 from models.nowcast import Forecasts
 from models.records import Codec, Gathered
 from models.timeline import Timelines
 from streaming.calibrations import Calibrations
 from streaming.contracts import Forecast, ModelName
+from streaming.known_ahead import KnownAhead
 from streaming.messages import Request, ShardContext, forecasts
 from streaming.ownership import Owned, OwnedShard, Product
 from streaming.settings import DAY_MS, Settings
@@ -85,6 +87,7 @@ class ReadOut:
     contexts: Mapping[int, ShardContext]  # by shard
     lines: Timelines  # where each stands when it is forecast
     out: Forecasts
+    sums: npt.NDArray[np.int64]  # (n, sums) lengths of the forecasts' sums, in steps; 0: not asked for
     observed: npt.NDArray[np.float64]  # (n,) units of the running step
     active: npt.NDArray[np.bool_]  # (n,) anything was counted in it
 
@@ -96,6 +99,7 @@ class Reader:
         self._settings, self._store, self._model = settings, store, model
         self._calibrations, self._compute = calibrations, compute
         self._per_step = settings.step_ms // settings.tile_ms
+        self._ahead = KnownAhead(settings, store, model.spec.covariates)
         self._sums = [max(days * DAY_MS // settings.step_ms, 1) for days in CUMULATIVE_DAYS]
         self._model_name = ModelName(name=model.name, version=model.version)
 
@@ -111,22 +115,33 @@ class Reader:
             await step_sums(self._store, self._per_step, products, gathered.running, lines.step + 1 + ended) if ended.any() else ended_sums
         )
         step = lines.step + ended
+        shop = await self._ahead.of(products, owned)
+        sums = self._sums_of(shop, len(products))
         pools = self._calibrations.pools(owned, products, int(step.min()), int(step.max()))
         elapsed = np.clip((as_of - (step + 1) * step_ms) / step_ms, 0, 1).astype(np.float32)
 
         def decide() -> tuple[Timelines, Forecasts]:
             features, state = lines.features.copy(), lines.state.copy()
-            over = np.flatnonzero(ended)
+            everyone, over = np.arange(len(products)), np.flatnonzero(ended)
             if len(over):
                 demand = timeline.demand(self._model.spec, ended_sums[over])
-                features[over], state[over] = self._model.advance(features[over], state[over], demand, step[over])
+                features[over], state[over] = timeline.consume(self._model, features[over], state[over], demand, step[over], shop, over)
             running = timeline.demand(self._model.spec, running_sums)
-            _, factors = timeline.calibrated(self._model, pools, np.arange(len(products)), features, step)
-            out = self._model.read_out(features, state, step, running, elapsed, np.asarray(self._sums, np.int64), factors=factors)
+            _, factors = timeline.calibrated(self._model, pools, everyone, features, step)
+            span = max(self._model.horizon, int(sums.max()))
+            coming = timeline.coming(self._model, shop, everyone, step, span, newest=True)
+            out = self._model.read_out(features, state, step, running, elapsed, np.maximum(sums, 1), ahead=coming, factors=factors)
             return replace(lines, step=step, features=features, state=state), self._model.published(out)
 
         ahead, out = await self._compute(decide)
-        return ReadOut(products, contexts, ahead, out, natural(running_sums)[:, UNITS], np.asarray(running_sums.any(axis=1)))
+        return ReadOut(products, contexts, ahead, out, sums, natural(running_sums)[:, UNITS], np.asarray(running_sums.any(axis=1)))
+
+    def _sums_of(self, shop: KnownFuture | None, n: int) -> npt.NDArray[np.int64]:
+        """Lengths of the sums that are asked for, (n, sums) in steps; a product's own lead time comes last, 0 where it has none, or one of the others."""
+        sums = np.tile(np.asarray(self._sums, np.int64), (n, 1))
+        lead = np.zeros(n, np.int64) if shop is None else shop.lead_steps(np.arange(n))
+        lead[(lead > self._model.longest_sum) | (lead[:, None] == sums).any(axis=1)] = 0
+        return np.column_stack([sums, lead]) if lead.any() else sums
 
     def messages(self, read: ReadOut, oldest_input_at_ms: Sequence[int | None], issued_at_ms: int) -> list[Forecast]:
         """Of the products whose numbers are all finite."""
@@ -148,7 +163,7 @@ class Reader:
                 read.out.at(usable),
                 spec=self._model.spec,
                 levels=self._model.levels,
-                sums=self._sums,
+                sums=read.sums[usable].tolist(),
                 model=self._model_name,
                 issued_at_ms=issued_at_ms,
             )

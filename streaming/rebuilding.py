@@ -17,6 +17,7 @@ from models.rebuild import STEPS, rebuilt_state
 from models.records import Codec, Gathered
 from streaming import metrics
 from streaming.failpoints import failpoint
+from streaming.known_ahead import KnownAhead
 from streaming.ownership import Owned, Ownership, Product
 from streaming.readout import Compute
 
@@ -31,8 +32,11 @@ Gather = Callable[[Owned, Sequence[Product]], Awaitable[Gathered]]
 class Rebuilding:
     """Of the products of owned shards, for one model."""
 
-    def __init__(self, store: FeatureStore, model: Forecaster, codec: Codec, ownership: Ownership, compute: Compute) -> None:
+    def __init__(
+        self, store: FeatureStore, model: Forecaster, codec: Codec, ownership: Ownership, compute: Compute, ahead: KnownAhead
+    ) -> None:
         self._store, self._model, self._codec, self._ownership, self._compute = store, model, codec, ownership, compute
+        self._ahead = ahead
         self._steps = min(store.keep_steps, STEPS)
         self._unlisted: list[int] = []
         self._unseen: list[Product] = []
@@ -98,7 +102,8 @@ class Rebuilding:
         spec, lines = self._model.spec, gathered.lines.at(rows)
         sums = await self._store.steps(products, lines.step.tolist(), self._steps)
         demand = timeline.demand(spec, sums.reshape(-1, sums.shape[2])).reshape(len(rows), self._steps, -1)
-        gathered.lines.state[rows] = await self._compute(lambda: rebuilt_state(self._model, lines.features, lines.step, demand))
+        shop = await self._ahead.of(products, owned)
+        gathered.lines.state[rows] = await self._compute(lambda: rebuilt_state(self._model, lines.features, lines.step, demand, shop))
         states: defaultdict[int, list[RebuiltState]] = defaultdict(list)
         for (number, _), state in zip(products, self._codec.rebuilt([name for _, name in products], gathered.at(rows)), strict=True):
             states[number].append(state)

@@ -65,7 +65,19 @@ JUDGED: Final = {
     ErrorClass.TOO_LATE: "the event came too late to be counted",
 }
 ID_FIELDS: Final = frozenset(
-    {"event_id", "order_id", "product_id", "customer_id", "session_id", "alert_id", "fingerprint", "series", "scope", "acknowledged_by"}
+    {
+        "event_id",
+        "order_id",
+        "product_id",
+        "customer_id",
+        "session_id",
+        "alert_id",
+        "fingerprint",
+        "series",
+        "scope",
+        "category",
+        "acknowledged_by",
+    }
 )
 TIME_FIELDS: Final = frozenset({"event_time", "placed_at", "start", "end", "stock_at", "acknowledged_at"})
 CURRENCY_MESSAGE: Final = "not a currency: three letters of ISO 4217 wanted"

@@ -59,8 +59,12 @@ def _topic(setting: str) -> str:
 CHANNELS: Final = {
     "orders": Channel(_topic("orders_topic"), Order, "any", "receive", "What happened to orders.", (_HEARTBEAT,)),
     "clickstream": Channel(_topic("clickstream_topic"), Click, "any", "receive", "What visitors do.", (_HEARTBEAT,)),
-    "productFacts": Channel("product-facts", ProductFacts, "the product", "receive", "What the shop knows of its products. Compacted."),
-    "context": Channel("context", Context, "the series", "receive", "Named series that are no product's. Compacted."),
+    "productFacts": Channel(
+        "product-facts", ProductFacts, "the product", "receive", "What the shop knows of its products. Compacted.", (_HEARTBEAT, _TOMBSTONE)
+    ),
+    "context": Channel(
+        "context", Context, "the series", "receive", "Named series that are no product's. Compacted.", (_HEARTBEAT, _TOMBSTONE)
+    ),
     "alertFeedback": Channel("alert-feedback", AlertFeedback, "the alert", "receive", "What people say of alerts. Compacted."),
     "productUpdates": Channel(
         "{namespace}-product-updates", Doorbell, "none: the partition is the shard", "send", "Doorbell from ingest to forecast workers."

@@ -40,6 +40,12 @@ class Settings(BaseSettings):
     )
     orders_topic: str = Field("orders", description="topic of order events")
     clickstream_topic: str = Field("clickstream", description="topic of click events")
+    facts_topic: str | None = Field(
+        None, description="topic of what the shop knows of its products (compacted), for instance `product-facts`; none is read else"
+    )
+    context_topic: str | None = Field(
+        None, description="topic of series that are no product's (compacted), for instance `context`; none is read else"
+    )
     forecasts_topic: str = Field("forecasts", description="topic of forecasts (compacted)")
     alerts_topic: str = Field("trend-alerts", description="topic of trend alerts")
     scores_topic: str = Field("forecast-scores", description="topic of what came of forecasts (compacted)")
@@ -51,6 +57,13 @@ class Settings(BaseSettings):
     tile_ms: int = Field(5 * MINUTE_MS, ge=1000, description="length of a tile; fixed for a namespace")
     step_ms: int = Field(HOUR_MS, ge=1000, description="length of the model's time step, a whole number of tiles; fixed for a namespace")
     timezone: str = Field("UTC", description="the shop's time zone (IANA name), for weekdays and hours; fixed for a namespace")
+    country: str | None = Field(
+        None,
+        pattern=r"^[A-Z]{2}$",
+        description="whose public holidays a model that looks at the calendar sees (ISO 3166); fixed for a namespace",
+    )
+    subdivision: str | None = Field(None, description="the part of the country (SCT, CA), where its holidays differ; fixed for a namespace")
+    events_file: Path | None = Field(None, description="the shop's events, TOML (docs/training.md); the model's own list else")
     currency: str | None = Field(
         None, pattern=r"^[A-Z]{3}$", description="the namespace's currency; orders in another count units, not revenue"
     )
@@ -138,6 +151,11 @@ class Settings(BaseSettings):
         """The Redis URL without user and password, for messages."""
         parts = urlsplit(self.redis)
         return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
+    @property
+    def ahead_topics(self) -> tuple[str, ...]:
+        """Topics of what the shop knows ahead, as far as they are named."""
+        return tuple(name for name in (self.facts_topic, self.context_topic) if name is not None)
 
     @property
     def updates_topic(self) -> str:

@@ -29,6 +29,7 @@ from streaming.calibrations import SCORED_DAYS, outcomes_by_day, scores_of
 from streaming.contracts import ForecastScores, ModelName, encode, scores_headers
 from streaming.errors import UserError
 from streaming.health import MODEL, STORE, Health
+from streaming.known_ahead import KnownAhead
 from streaming.serving import load_from
 from streaming.settings import Settings
 from streaming.sweep import STEPS_AT_ONCE
@@ -66,6 +67,7 @@ class Shadow:
         self._per_step = settings.step_ms // settings.tile_ms
         self._name = ModelName(name=model.name, version=model.version)
         self._window = min(store.keep_steps, STEPS)
+        self._ahead = KnownAhead(settings, store, model.spec.covariates)
         self._shards: dict[int, FollowedShard] = {}
         metrics.serve_model(model.name, model.version, metrics.CHALLENGER)
 
@@ -102,7 +104,8 @@ class Shadow:
         turn = calibration.turn(followed.names, self._model.horizon)
         days = calibration.day_of(first, step_ms), calibration.day_of(last, step_ms)
         pools = Pools.of(np.zeros(len(turn), np.int64), turn, [memory], *days)
-        shard.followed, found = await asyncio.to_thread(follow, self._model, followed, demand, first, pools)
+        shop = await self._ahead.of([(number, name) for name in followed.names])
+        shard.followed, found = await asyncio.to_thread(follow, self._model, followed, demand, first, pools, shop)
         for day, outcomes in found.items():
             shard.by_day[day] = shard.by_day.get(day, Outcomes.none(len(self._model.levels))) + outcomes
         shard.step = last
@@ -134,7 +137,8 @@ class Shadow:
         some, position, rows = [names[i] for i in there.tolist()], features.position[there], features.values[there]
         demand = await self._demand(number, some, position.tolist(), self._window)
         through = np.full(len(some), step, np.int64)
-        row, state = await asyncio.to_thread(rebuilt_at, model, rows, position, demand, through)
+        shop = await self._ahead.of([(number, name) for name in some])
+        row, state = await asyncio.to_thread(rebuilt_at, model, rows, position, demand, through, shop)
         lived = steps_lived(model.spec, rows, position, int(position.max(initial=0)))
         metrics.FORECAST_REBUILT.inc(len(some))
         return Followed(

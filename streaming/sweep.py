@@ -22,6 +22,7 @@ from models.announcing import announce
 from models.calibration import Outcomes, Pools
 from models.forecaster import Forecaster
 from models.input_shift import InputSums
+from models.known_future import KnownFuture
 from models.records import Codec, Gathered
 from models.timeline import OWN_COLUMNS, SAID, Advanced
 from streaming import metrics
@@ -29,6 +30,7 @@ from streaming.calibrations import Calibrations, pool_numbers
 from streaming.clock import ShopClock
 from streaming.failpoints import failpoint
 from streaming.input_watch import InputWatch
+from streaming.known_ahead import KnownAhead
 from streaming.outbox import Outbox
 from streaming.ownership import Owned, OwnedShard, Ownership, Product
 from streaming.readout import Compute, gather
@@ -67,11 +69,12 @@ class Sweep:
         compute: Compute,
         rebuilding: Rebuilding,
         codec: Codec,
+        ahead: KnownAhead,
         policy: AlertPolicy,
     ) -> None:
         self._settings, self._store, self._model, self._ownership = settings, store, model, ownership
         self._outbox, self._calibrations, self._compute, self._policy = outbox, calibrations, compute, policy
-        self._rebuilding, self.codec = rebuilding, codec
+        self._rebuilding, self.codec, self._ahead = rebuilding, codec, ahead
         self._clock = ShopClock.of(settings)
         self._inputs = InputWatch(model.spec)
         self._per_step = settings.step_ms // settings.tile_ms
@@ -157,8 +160,9 @@ class Sweep:
             first = int(np.where(closes, (lines.step[rows] + 1) * per_step, lines.tile[rows] + 1).min())
             some, before = [products[i] for i in members], gathered.at(rows)
             sums = await self._store.tiles(some, first, target - first)
+            shop = await self._ahead.of(some, owned)
             pools = self._calibrations.pools(owned, some, int(before.lines.step.min()) + 1, (target - 1) // per_step)
-            decided = await self._compute(lambda b=before, s=sums, f=first, p=pools: self._decide(b, s, f, p))  # type: ignore[misc]
+            decided = await self._compute(lambda b=before, s=sums, f=first, p=pools, k=shop: self._decide(b, s, f, p, k))  # type: ignore[misc]
             failpoint("forecast.decided")
             refused = await self._commit(owned, some, before, decided)
             self._inputs.add(decided.seen, decided.advanced.timelines.step[decided.advanced.tried])
@@ -168,7 +172,7 @@ class Sweep:
                 metrics.FORECAST_BATCH_SECONDS.labels(reason).observe(time.perf_counter() - started)
         return unfinished
 
-    def _decide(self, before: Gathered, sums: npt.NDArray[np.float64], first: int, pools: Pools) -> Decided:
+    def _decide(self, before: Gathered, sums: npt.NDArray[np.float64], first: int, pools: Pools, shop: KnownFuture | None) -> Decided:
         """Pure: where the products stand after these tiles, which are to be published, and what became of their alerts and of earlier forecasts."""
         moved: list[Moved] = []
         others = np.flatnonzero(before.other_model)
@@ -178,7 +182,7 @@ class Sweep:
             )
             before.lines.scores[others, OWN_COLUMNS:] = own
             moved.append((Reason.MODEL_CHANGED, _said(before.lines.scores, _renumbered(ended, others))))
-        advanced = timeline.advance(before.lines, sums, first, self._per_step, self._model, self._policy, pools)
+        advanced = timeline.advance(before.lines, sums, first, self._per_step, self._model, self._policy, pools, shop)
         moved += [(None, transitions) for transitions in advanced.transitions]
         return Decided(advanced, moved, self._seen(advanced))
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 import structlog
@@ -32,13 +32,20 @@ log = structlog.stdlib.get_logger("trendcast")
 
 
 class Tending:
-    """Looks after the lanes that `lanes` returns; `quiet` says whether nothing is being applied."""
+    """Looks after the lanes that `lanes` returns; `quiet` says whether nothing is being applied, `read` which topics are read."""
 
     def __init__(
-        self, settings: Settings, app: BatchApp, store: FeatureStore, lanes: Callable[[], Mapping[TP, Lane]], quiet: Callable[[], bool]
+        self,
+        settings: Settings,
+        app: BatchApp,
+        store: FeatureStore,
+        read: Collection[str],
+        lanes: Callable[[], Mapping[TP, Lane]],
+        quiet: Callable[[], bool],
     ) -> None:
         self.settings, self.app, self.store, self.lanes, self.quiet = settings, app, store, lanes, quiet
         self.clock = ShopClock.of(settings)
+        self.read = read
         self.held_back: frozenset[str] = frozenset()
         self._others: list[SourceTime] = []
         self._closed_end_ms: int | None = None
@@ -85,7 +92,7 @@ class Tending:
     async def _look_at_others(self, others: Mapping[str, str], stored: Mapping[tuple[int, str], Position]) -> None:
         """How far the sources of other workers have come, so that ours don't leave them behind."""
         partitions = {source: TP(name.rpartition("/")[0], int(name.rpartition("/")[2])) for source, name in others.items()}
-        inputs = {self.settings.orders_topic, self.settings.clickstream_topic}
+        inputs = {self.settings.orders_topic, self.settings.clickstream_topic, *self.settings.ahead_topics}
         bounds = await self.app.log_bounds(tp for tp in partitions.values() if tp.topic in inputs)
         self._others = []
         for source, tp in partitions.items():
@@ -100,8 +107,10 @@ class Tending:
             return
         ids = await input_topics(self.settings)
         for tp, lane in lanes.items():
-            if lane.open and lane.source != source_of(tp, ids):
-                raise TopicReplaced(f"topic {tp.topic} was deleted and made again")
+            if lane.open and (tp.topic not in ids or lane.source != source_of(tp, ids)):
+                raise TopicReplaced(f"topic {tp.topic} was deleted{' and made again' if tp.topic in ids else ''}")
+        if new := ids.keys() - self.read:
+            raise TopicReplaced(f"topic {', '.join(sorted(new))} was made; a worker reads it from its next start on")
 
     # -- time
 

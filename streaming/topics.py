@@ -9,8 +9,6 @@ from typing import Any, Final, Literal
 from streaming.errors import UserError
 from streaming.settings import DAY_MS, HOUR_MS, Clock, Settings
 
-PRODUCT_FACTS: Final = "product-facts"
-CONTEXT: Final = "context"
 ALERT_FEEDBACK: Final = "alert-feedback"
 
 # Enough for six processes of a kind; more partitions than processes cost little, adding some later is allowed.
@@ -65,13 +63,16 @@ def plan(settings: Settings) -> list[TopicSpec]:
     """
     if settings.clock is Clock.WALL:
         inputs = {"cleanup.policy": "delete", "retention.ms": str(INPUT_RETENTION_MS)}
+        # A Redis that was restored from a backup reads again what it lost: all of it must still be there, not the newest record of each key alone.
+        ahead = {**_COMPACTED, "min.compaction.lag.ms": str(INPUT_RETENTION_MS)}
     else:
         inputs = {"cleanup.policy": "delete", "retention.ms": "-1", "message.timestamp.after.max.ms": str(2**63 - 1)}
+        ahead = inputs
     return [
         TopicSpec(settings.orders_topic, PARTITIONS, inputs),
         TopicSpec(settings.clickstream_topic, PARTITIONS, inputs),
-        TopicSpec(PRODUCT_FACTS, PARTITIONS, _COMPACTED),
-        TopicSpec(CONTEXT, 1, _COMPACTED),
+        *([] if settings.facts_topic is None else [TopicSpec(settings.facts_topic, PARTITIONS, ahead)]),
+        *([] if settings.context_topic is None else [TopicSpec(settings.context_topic, 1, ahead)]),
         TopicSpec(
             settings.updates_topic,
             settings.shards,
@@ -211,6 +212,7 @@ def missing_permissions(settings: Settings) -> list[str]:
     needed = {
         settings.orders_topic: reads,
         settings.clickstream_topic: reads,
+        **dict.fromkeys(settings.ahead_topics, reads),
         settings.updates_topic: reads | writes,
         settings.forecasts_topic: writes,
         settings.alerts_topic: writes,

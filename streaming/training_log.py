@@ -1,23 +1,33 @@
 """From a log's records to the sums that ingest would store: the same decoding, watermarks and tiles, without Kafka and Redis."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from feature_store.events import EventBatch
+from feature_store.facts import Entry, FactChange, Facts, context_field, encode, put
 from feature_store.tiles import Grid, roll_up, tile_events
-from feature_store.watermarks import judge
+from feature_store.watermarks import NO_WATERMARK, judge, judge_states
 from models.dataset import Cells
+from models.known_future import KnownFuture, Place
+from streaming.columns import Record
 from streaming.contracts import WATERMARK
 from streaming.decode import decode_clicks, decode_orders
+from streaming.facts import Change, decode_context, decode_product_facts
+
+_NAMES: Final = ("orders", "clickstream", "product-facts", "context")
+FACTS: Final = 2
+AHEAD: Final = (FACTS, 3)
 
 
 class Sent(Protocol):
     """Records of one partition in offset order, as the simulator and replay make them."""
 
     @property
-    def topic(self) -> int: ...  # 0: orders, 1: clickstream
+    def topic(self) -> int: ...  # 0: orders, 1: clickstream, 2: product-facts, 3: context
     @property
     def partition(self) -> int: ...
+    @property
+    def keys(self) -> Sequence[bytes | None]: ...
     @property
     def values(self) -> Sequence[bytes]: ...
     @property
@@ -60,12 +70,46 @@ class _Record(NamedTuple):
     key: bytes | None = None
 
 
+class Ahead:
+    """What a log has said of what the shop knows ahead, as the store would hold it, without forgetting what is long over."""
+
+    def __init__(self) -> None:
+        self._facts: dict[str, Facts] = {}
+        self._context: dict[str, list[Entry]] = {}
+
+    def take(self, change: Change) -> None:
+        """One more change, in the order of the log."""
+        if isinstance(change, FactChange):
+            self._facts[change.product] = put(self._facts.get(change.product), change.version)
+            return
+        own = context_field(change.series, change.scope)
+        forgets = change.entry.end_s == 0
+        for name in [field for field in self._context if field.startswith(own)] if forgets else [own]:
+            self._context.setdefault(name, []).append(change.entry)
+
+    @property
+    def said_anything(self) -> bool:
+        return bool(self._facts or self._context)
+
+    def known(self, names: tuple[str, ...], step_ms: int, place: Place, product_ids: Sequence[str]) -> KnownFuture:
+        """Covariates of these names, of products in this order."""
+        facts = [encode(self._facts[name]) if name in self._facts else b"" for name in product_ids]
+        context = tuple(sorted((name.encode(), encode(entries)) for name, entries in self._context.items()))
+        return KnownFuture.of(names, step_ms, place, facts, [context])
+
+
 def cells(
-    slices: Iterable[Slice], rules: LogRules, grid: Grid, part_ms: int, progress: Callable[[int], None] = lambda end_ms: None
+    slices: Iterable[Slice],
+    rules: LogRules,
+    grid: Grid,
+    part_ms: int,
+    progress: Callable[[int], None] = lambda end_ms: None,
+    ahead: Ahead | None = None,
 ) -> Iterator[Cells]:
     """Sums per product and part of a step, which is a whole number of tiles; one piece for each slice and partition.
 
-    Orders that a producer sent twice count twice: use a log without them. `progress` is told how far in the log's time it has come.
+    Orders that a producer sent twice count twice: use a log without them. `progress` is told how far in the log's time it has come. `ahead` takes
+    what the shop knows ahead.
     """
     parts = Grid(grid.tile_ms, part_ms)
     watermarks: dict[tuple[int, int], int] = {}
@@ -76,6 +120,9 @@ def cells(
             first = offsets.get(source, 0)
             offsets[source] = first + len(sent.values)
             records = _records(sent, first)
+            if sent.topic in AHEAD:
+                watermarks[source] = _take(records, sent.topic, watermarks.get(source), grid.step_ms, ahead)
+                continue
             batch, _ = decode_clicks(records) if sent.topic else decode_orders(records, currency=rules.currency)
             if len(batch):
                 found, watermarks[source] = fold(batch, watermarks.get(source), rules, grid, parts)
@@ -99,11 +146,20 @@ def fold(batch: EventBatch, watermark_ms: int | None, rules: LogRules, grid: Gri
     return Cells(batch.product_ids, product, part, sums), int(judged.watermark_ms[-1])
 
 
+def _take(records: Sequence[Record], topic: int, watermark_ms: int | None, step_ms: int, ahead: Ahead | None) -> int:
+    """Hand what records say to `ahead`; the source's watermark after them."""
+    notices, _ = decode_product_facts(records) if topic == FACTS else decode_context(records)
+    judged, effect_ms = judge_states(notices.batch, watermark_ms)
+    for change in notices.changes(effect_ms, step_ms) if ahead else ():
+        if change is not None and ahead is not None:
+            ahead.take(change)
+    return int(judged.watermark_ms[-1]) if len(notices.batch) else NO_WATERMARK if watermark_ms is None else watermark_ms
+
+
 def _records(sent: Sent, first_offset: int) -> list[_Record]:
-    topic = "clickstream" if sent.topic else "orders"
     records = [
-        _Record(topic, sent.partition, first_offset + i, timestamp, value, ())
-        for i, (value, timestamp) in enumerate(zip(sent.values, sent.timestamps_ms, strict=True))
+        _Record(_NAMES[sent.topic], sent.partition, first_offset + i, timestamp, value, (), key)
+        for i, (value, timestamp, key) in enumerate(zip(sent.values, sent.timestamps_ms, sent.keys, strict=True))
     ]
     for i, declared in sent.heartbeats.items():
         records[i] = records[i]._replace(headers=((WATERMARK, b"%d" % declared),))

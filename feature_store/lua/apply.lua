@@ -124,6 +124,66 @@ for _, group in ipairs(call.hashes) do
   if group[1] >= seen_from then redis.call('SADD', prefix .. 'seen:' .. group[1] .. ':' .. group[2], unpack(group, 3)) end
 end
 
+-- What the shop knows ahead (feature_store/facts.py), in the order of its log. Nobody asks any more what was known before the step `oldest`.
+local changed = {} -- {product, when it was sent}…, of products that are forecast
+if call.facts or call.context then
+  local oldest = tonumber(redis.call('HGET', closed_key, 'step') or -math.huge) - keep_steps
+  local function content(version) return cmsgpack.pack({unpack(version, 2)}) end
+  for _, fact in ipairs(call.facts or {}) do
+    local name, sent, price, new = unpack(fact)
+    local packed = redis.call('HGET', prefix .. 'facts', name)
+    local facts = packed and cmsgpack.unpack(packed) or {-1, {}}
+    local versions = facts[2]
+    if facts[1] < 0 then facts[1] = price end
+    local at, replaced = #versions, nil
+    while at > 0 and versions[at][1] > new[1] do at = at - 1 end
+    if at > 0 and versions[at][1] == new[1] then
+      replaced = table.remove(versions, at)
+      at = at - 1
+    end
+    local before = replaced or versions[at]
+    if not before or content(before) ~= content(new) then
+      if new[1] <= closing then corrected = corrected + 1 end
+      if redis.call('ZSCORE', prefix .. 'live', name) then changed[#changed + 1] = {name, sent} end
+    end
+    if at == 0 or content(versions[at]) ~= content(new) then table.insert(versions, at + 1, new) end
+    while versions[2] and versions[2][1] <= oldest do table.remove(versions, 1) end
+    redis.call('HSET', prefix .. 'facts', name, cmsgpack.pack(facts))
+  end
+
+  -- Entries are {known from step, start, end, value, whether it is known ahead}. What was said of a time again is needed no longer once nobody asks what
+  -- was known before that; the value that ends last holds on, however old it is. An entry without an end forgets all that was said before it.
+  local function kept(entries)
+    local found, said, last = {}, {}, 0
+    for i = #entries, 1, -1 do
+      local known, from, to = unpack(entries[i])
+      local span = from .. ':' .. to
+      local asked = not said[span] or said[span] > math.max(known, oldest)
+      if asked and (to == 0 or to > oldest * shared.step_ms / 1000 or to > last) then table.insert(found, 1, entries[i]) end
+      said[span], last = known, math.max(last, to)
+      if to == 0 and known <= oldest then break end
+    end
+    return found
+  end
+  for _, change in ipairs(call.context or {}) do
+    local fields, new = {change[1]}, change[2]
+    if new[3] == 0 then -- in all scopes
+      local series = change[1]:match('^[^\n]*\n')
+      fields = {}
+      for _, field in ipairs(redis.call('HKEYS', prefix .. 'context')) do
+        if field:sub(1, #series) == series then fields[#fields + 1] = field end
+      end
+    end
+    for _, field in ipairs(fields) do
+      local packed = redis.call('HGET', prefix .. 'context', field)
+      local entries = packed and cmsgpack.unpack(packed) or {}
+      entries[#entries + 1] = new
+      redis.call('HSET', prefix .. 'context', field, cmsgpack.pack(kept(entries)))
+    end
+    if new[1] <= closing then corrected = corrected + 1 end
+  end
+end
+
 local moved, risen, counted = {}, {}, 0
 local known_watermark = redis.call('HMGET', watermarks, unpack(sources))
 for i = 1, #sources do
@@ -134,7 +194,11 @@ end
 redis.call('HSET', offsets, unpack(moved))
 if #risen > 0 then redis.call('HSET', watermarks, unpack(risen)) end
 local sequence = redis.call('HINCRBY', offsets, 'sum', text(counted))
-if #products == 0 then return {'applied', sequence, 0} end
+for _, each in ipairs(changed) do
+  redis.call('ZADD', prefix .. 'dirty', text(sequence), each[1])
+  redis.call('HSETNX', prefix .. 'dirty_since', each[1], each[2])
+end
+if #products == 0 then return {'applied', sequence, corrected} end
 
 if closing == -math.huge then -- nothing is closed yet: closing starts at the first step that holds anything
   local start = redis.call('HGET', closed_key, 'step')

@@ -136,7 +136,11 @@ class Demo:
         stop = stop_on_signals()
         async with (
             Watcher(s.kafka_bootstrap, s.forecasts_topic, s.alerts_topic) as watcher,
-            Producer(s.kafka_bootstrap, producer.TopicNames(s.orders_topic, s.clickstream_topic), compression="lz4") as sender,
+            Producer(
+                s.kafka_bootstrap,
+                producer.TopicNames(s.orders_topic, s.clickstream_topic, s.facts_topic, s.context_topic),
+                compression="lz4",
+            ) as sender,
         ):
             partitions = await sender.partitions()
             if self._replay is not None:

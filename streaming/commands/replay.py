@@ -57,7 +57,7 @@ def replay(
     async def go() -> None:
         async with Producer(
             settings.kafka_bootstrap,
-            TopicNames(settings.orders_topic, settings.clickstream_topic),
+            TopicNames(settings.orders_topic, settings.clickstream_topic, settings.facts_topic, settings.context_topic),
             compression=compression_type(compression),
         ) as producer:
             feed = source.feed(partitions=await producer.partitions())

@@ -55,7 +55,7 @@ def simulate(
         products=products, lines_per_hour=lines_per_hour, opened_ms=start_ms, timezone=settings.timezone, currency=settings.currency
     )
     shop = Shop(config, seed, dirt=Dirt.none() if clean else Dirt(), rules=Rules.of(settings))
-    topics = TopicNames(settings.orders_topic, settings.clickstream_topic)
+    topics = TopicNames(settings.orders_topic, settings.clickstream_topic, settings.facts_topic, settings.context_topic)
     console = user_console()
 
     async def go() -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from models.cleaning import Change, Policy
     from models.dataset import Panel
     from models.features import FeatureSpec
+    from models.known_future import Place
     from models.registry import Measured, Registry, Version
     from models.train import Progress
+    from streaming.training_log import Ahead
 
 # Clicks of a log without any are synthetic, and carry little: a tenth of the usual ratios makes a year's log ten times as quick to read.
 CLICK_SCALE: Final = 0.1
@@ -50,6 +53,18 @@ Streams = Annotated[str, typer.Option(help="Measures used beside units, separate
 Products = Annotated[int, typer.Option(min=2, help="Products taken from each source, those with the most demand.")]
 
 
+Covariates = Annotated[
+    str,
+    typer.Option(
+        help="What is known ahead and the model looks at, separated by commas: price, discount, holiday, day_before, day_after, event, "
+        "days_to_event, weekend, context:SERIES. Facts and context are those of the simulated shop."
+    ),
+]
+Country = Annotated[str | None, typer.Option(help="Whose public holidays count (ISO 3166).")]
+Subdivision = Annotated[str | None, typer.Option(help="The part of the country, where its holidays differ.")]
+EventsFile = Annotated[Path | None, typer.Option(dir_okay=False, help="The shop's events, TOML; the program's own list else.")]
+
+
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command(rich_help_panel="Models")(train)
@@ -64,6 +79,10 @@ def train(
     step: StepLength = Step.HOUR,
     streams: Streams = "orders,views,carts",
     products: Products = 800,
+    covariates: Covariates = "",
+    country: Country = None,
+    subdivision: Subdivision = None,
+    events: EventsFile = None,
     held_back: Annotated[int, typer.Option(min=0, help="Newest days kept back and forecast afterwards, as a test; 0: none.")] = 14,
     clean: Annotated[bool, typer.Option(help="Clean what is learned from, and report each change (docs/cleaning.md).")] = True,
     skip_rule: Annotated[list[str] | None, typer.Option(help="A rule of cleaning to leave out; may be given several times.")] = None,
@@ -91,6 +110,8 @@ def train(
 
     Killed, it goes on where it was when the same command runs again. The run and the model are recorded (TRENDCAST_MLFLOW_URI).
     """
+    from dataclasses import replace
+
     from rich.console import Console
 
     from models.checkpoints import Checkpoints
@@ -98,14 +119,16 @@ def train(
 
     if report is not None:
         need_plots()
-    spec = spec_of(step, streams, log, simulate, export)
+    spec = spec_of(step, streams, log, simulate, export, covariates)
+    calendar = CalendarOptions(country, subdivision, events)
     console = Console(stderr=True)
     policy = cleaning.policy(skip_rule or [], adjustment_ids, outliers) if clean else None
     chosen_recipe = recipe_of(recipe, spec, iterations, seed)
     kept = Checkpoints(checkpoint or out / ".checkpoint", lambda line: console.print(line, markup=False))
     try:
-        panels, read = panels_of(log or [], simulate, export or [], spec, products, chosen_recipe.seed, console)
+        panels, read = panels_of(log or [], simulate, export or [], spec, products, chosen_recipe.seed, console, calendar)
         artefact = trained(panels, spec, chosen_recipe, name, held_back, policy, read, kept, console)
+        artefact = replace(artefact, training={**artefact.training, "country": country})
         registry = registry_if_any(console)
         artefact, rivals = compared(panels, artefact, held_back, registry, console, report) if held_back else (artefact, {})
     except UnusableData as error:
@@ -123,32 +146,72 @@ def train(
         _record(registry, artefact, rivals, curves, report, console)
 
 
-def spec_of(step: Step, streams: str, log: list[Path] | None, simulate: int, export: list[Path] | None) -> "FeatureSpec":
-    """The features that the options ask for. Raises UserError for unknown streams, and where there is nothing to read."""
-    spec = features_of(step, streams)
+@dataclass(frozen=True, slots=True)
+class CalendarOptions:
+    """Whose calendar a model learns from."""
+
+    country: str | None = None
+    subdivision: str | None = None
+    events: Path | None = None
+
+    def place(self, timezone: str) -> "Place":
+        """In a time zone. Raises UserError."""
+        from streaming.known_ahead import place_of
+
+        own = {"country": self.country, "subdivision": self.subdivision, "events_file": self.events, "timezone": timezone}
+        return place_of(load_settings().model_copy(update=own))
+
+
+NO_CALENDAR: Final = CalendarOptions()
+
+
+def spec_of(
+    step: Step, streams: str, log: list[Path] | None, simulate: int, export: list[Path] | None, covariates: str = ""
+) -> "FeatureSpec":
+    """The features that the options ask for. Raises UserError for unknown streams and covariates, and where there is nothing to read."""
+    from models.calendar import COLUMNS
+
+    spec = features_of(step, streams, covariates)
     if not (log or simulate or export):
         raise UserError("nothing to learn from; give --log FILE, --simulate DAYS or --export FILE")
+    said = [name for name in spec.covariates if name not in COLUMNS]
+    if said and (log or export):
+        raise UserError(f"logs and exports do not hold {', '.join(said)}; only --simulate does (of the calendar, all know)")
     return spec
 
 
-def features_of(step: Step, streams: str) -> "FeatureSpec":
-    """Features of steps and streams. Raises UserError for unknown streams."""
+def features_of(step: Step, streams: str, covariates: str = "") -> "FeatureSpec":
+    """Features of steps, streams and what is known ahead. Raises UserError for unknown names."""
     from feature_store.measures import MEASURES
     from models.features import FeatureSpec
+    from models.known_future import UnknownCovariate, check_names
     from models.seasons import DAY_MS, HOUR_MS
 
     chosen = tuple(part.strip() for part in streams.split(",") if part.strip())
     unknown = sorted(set(chosen) - set(MEASURES[1:]))
     if unknown:
         raise UserError(f"there is no stream {', '.join(unknown)}; choose from {', '.join(MEASURES[1:])}")
-    return FeatureSpec.for_step(HOUR_MS if step is Step.HOUR else DAY_MS, chosen)
+    known = tuple(dict.fromkeys(part.strip() for part in covariates.split(",") if part.strip()))
+    try:
+        check_names(known)
+    except UnknownCovariate as error:
+        raise UserError(str(error)) from error
+    return FeatureSpec.for_step(HOUR_MS if step is Step.HOUR else DAY_MS, chosen, covariates=known)
 
 
 def panels_of(
-    logs: list[Path], days: int, exports: list[Path], spec: "FeatureSpec", products: int, seed: int, console: "Console"
+    logs: list[Path],
+    days: int,
+    exports: list[Path],
+    spec: "FeatureSpec",
+    products: int,
+    seed: int,
+    console: "Console",
+    calendar: CalendarOptions = NO_CALENDAR,
 ) -> "tuple[dict[str, Panel], dict[str, list[Change]]]":
     """The panel of each source, by a name for the report, and what reading it left out."""
     from models.dataset import Panel
+    from streaming.training_log import Ahead
 
     panels: dict[str, Panel] = {}
     read: dict[str, list[Change]] = {}
@@ -159,43 +222,65 @@ def panels_of(
         timezone = "Europe/London" if recognise(path) == "retail" else "Asia/Shanghai"
         chunks = source.chunks(source.feed(partitions=_one_partition()))
         span = (source.start_ms, source.last_event_ms + 1)
-        panels[path.stem] = _fold(path.name, chunks, source.rules, span, spec, timezone, products, console)
+        panels[path.stem] = _fold(path.name, chunks, source.rules, span, spec, timezone, products, console, calendar)
         read[path.stem] = [cleaning.unusable_rows(source.log.skipped, panels[path.stem])]
     if days:
         from models.seasons import DAY_MS
-        from simulator.demand import ShopConfig
+        from simulator.demand import ShopConfig, speaking
         from simulator.dirt import Dirt
         from simulator.shop import Shop
 
         config = ShopConfig(products=products, lines_per_hour=float(products), opened_ms=SIMULATION_START_MS)
+        config = speaking(config) if spec.covariates else config
         shop = Shop(config, seed, dirt=Dirt.none())
         end_ms = SIMULATION_START_MS + days * DAY_MS
-        chunks = shop.chunks(SIMULATION_START_MS, end_ms, partitions=_one_partition())
-        panels["simulated"] = _fold("simulated shop", chunks, shop.rules, (SIMULATION_START_MS, end_ms), spec, "UTC", products, console)
+        chunks = shop.chunks(SIMULATION_START_MS, end_ms, partitions=_one_partition(ahead=bool(spec.covariates)))
+        span = (SIMULATION_START_MS, end_ms)
+        panels["simulated"] = _fold("simulated shop", chunks, shop.rules, span, spec, "UTC", products, console, calendar)
     if exports:
         panels["export"], repeated = _exported(exports, spec, products)
+        panels["export"] = _knowing(panels["export"], spec, Ahead(), calendar)
         read["export"] = [repeated]
     return panels, read
 
 
-def _one_partition() -> Any:
+def _one_partition(*, ahead: bool = False) -> Any:
     from simulator.feed import Partitions
 
-    return Partitions(1, 1)
+    return Partitions(1, 1, int(ahead), int(ahead))
 
 
 def _fold(
-    title: str, chunks: Any, rules: Any, span: tuple[int, int], spec: "FeatureSpec", timezone: str, products: int, console: "Console"
+    title: str,
+    chunks: Any,
+    rules: Any,
+    span: tuple[int, int],
+    spec: "FeatureSpec",
+    timezone: str,
+    products: int,
+    console: "Console",
+    calendar: CalendarOptions,
 ) -> "Panel":
     from feature_store.tiles import Grid
     from models.dataset import from_cells, part_ms
-    from streaming.training_log import cells
+    from streaming.training_log import Ahead, cells
 
+    ahead = Ahead()
     grid = Grid(load_settings().tile_ms, spec.step_ms)
     of_part = part_ms(spec.step_ms, grid.tile_ms)
     with progress_bar(title, span[1] - span[0], console) as update:
-        pieces = cells(chunks, rules, grid, of_part, progress=lambda end_ms: update(end_ms - span[0]))
-        return from_cells(pieces, spec, timezone, end=span[1] // spec.step_ms, limit=products, per_step=spec.step_ms // of_part)
+        pieces = cells(chunks, rules, grid, of_part, progress=lambda end_ms: update(end_ms - span[0]), ahead=ahead)
+        panel = from_cells(pieces, spec, timezone, end=span[1] // spec.step_ms, limit=products, per_step=spec.step_ms // of_part)
+    return _knowing(panel, spec, ahead, calendar)
+
+
+def _knowing(panel: "Panel", spec: "FeatureSpec", ahead: "Ahead", calendar: CalendarOptions) -> "Panel":
+    """The panel with what its shop knew ahead, and gaps where it had nothing to sell."""
+    from models.dataset import with_known
+
+    if not (spec.covariates or ahead.said_anything):
+        return panel
+    return with_known(panel, ahead.known(spec.covariates, spec.step_ms, calendar.place(panel.timezone), panel.product_ids))
 
 
 def _exported(paths: list[Path], spec: "FeatureSpec", products: int) -> "tuple[Panel, Change]":

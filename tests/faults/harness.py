@@ -194,7 +194,7 @@ class Scenario:
                 worker.kill()
         self.redis.close()
         with topics.connected(self.settings.kafka_bootstrap) as admin:
-            admin.delete_topics([*map(self.topic, OWN_TOPICS), self.settings.updates_topic])
+            admin.delete_topics([*map(self.topic, OWN_TOPICS), *self.settings.ahead_topics, self.settings.updates_topic])
 
     def topic(self, name: str) -> str:
         return str(getattr(self.settings, f"{name}_topic"))
@@ -245,8 +245,8 @@ class Scenario:
     def send(self, producer: KafkaProducer, record: Sent) -> None:
         headers = [] if record.watermark_ms is None else [("watermark", b"%d" % record.watermark_ms)]
         headers.append(("sent_at", b"%d" % (time.time() * 1000)))
-        name = self.topic(("orders", "clickstream")[record.topic])
-        producer.send(name, record.value, partition=record.partition, timestamp_ms=record.time_ms, headers=headers)
+        name = self.topic(("orders", "clickstream", "facts", "context")[record.topic])
+        producer.send(name, record.value, key=record.key, partition=record.partition, timestamp_ms=record.time_ms, headers=headers)
 
     # -- waiting
 
@@ -267,7 +267,8 @@ class Scenario:
 
     def ends(self) -> dict[str, int]:
         """`topic/partition` of the input → end of its log."""
-        found = topics.offsets(self.settings.kafka_bootstrap, (self.topic("orders"), self.topic("clickstream")), "latest")
+        inputs = (self.topic("orders"), self.topic("clickstream"), *self.settings.ahead_topics)
+        found = topics.offsets(self.settings.kafka_bootstrap, inputs, "latest")
         return {f"{topic}/{partition}": end for (topic, partition), end in found.items()}
 
     def has_counted(self, ends: dict[str, int]) -> bool:

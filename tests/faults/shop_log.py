@@ -33,15 +33,20 @@ class Topic(IntEnum):
     CLICKS = 1
 
 
+# Topics of what the shop knows ahead; the log has none of it (`test_known_ahead`).
+FACTS, CONTEXT = 2, 3
+
+
 @dataclass(frozen=True, slots=True)
 class Sent:
     """One record to be sent."""
 
-    topic: Topic
+    topic: int
     partition: int
     time_ms: int  # Kafka timestamp
     value: bytes
     watermark_ms: int | None = None  # of a heartbeat, whose value is empty
+    key: bytes | None = None
 
 
 def order(event_id: str, event_ms: int, products: Iterable[str]) -> bytes:

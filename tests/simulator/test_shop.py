@@ -22,7 +22,7 @@ def run(shop: Shop, hours: int) -> tuple[list[dict[str, Any]], list[dict[str, An
     start_ms = shop.config.opened_ms
     for chunk in shop.chunks(start_ms, start_ms + hours * HOUR_MS):
         for batch in chunk.batches:
-            events[batch.topic].extend(json.loads(value) for value in batch.values if value)
+            events[Topic(batch.topic)].extend(json.loads(value) for value in batch.values if value)
     return events[Topic.ORDERS], events[Topic.CLICKSTREAM]
 
 
