@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from models import features as rows
 from models.features import F32, I64, FeatureSpec
 from models.known_future import KnownFuture
 from models.rewind import before, steps_lived, with_gaps
@@ -45,8 +46,8 @@ def rebuilt_at(model: Network, features: F32, step: I64, demand: F32, through: I
     everyone, counted = np.arange(n), demand.copy()
     for place in range(k if shop is not None else 0):
         counted[:, place] = censored(demand[:, place], shop, everyone, step - (k - 1 - place))
-    lived = steps_lived(model.spec, features, step, k)
     known = with_gaps(model.spec, features, step, counted)
+    lived = steps_lived(model.spec, features, step, k) if shop is None else _lived(known, rows.ages(model.spec, features))
     row, state = before(model.spec, features, step, known, lived), np.zeros((n, model.state_size), np.float32)
     for place in range(k):
         at = step - (k - 1 - place)
@@ -57,3 +58,15 @@ def rebuilt_at(model: Network, features: F32, step: I64, demand: F32, through: I
         elif len(due):
             row[due], state[due] = model.advance(row[due], state[due], known[due, place], at[due], covariates=covariates)
     return row, state
+
+
+def _lived(demand: F32, age: F32) -> I64:
+    """How many of the last steps hold as many observed ones as products are old, (n,); all, where none do.
+
+    Stock-outs may lie further back than rows remember.
+    """
+    observed = np.isfinite(demand[:, ::-1, 0]).cumsum(axis=1)
+    old = np.fmax(age, 0)[:, None]  # a product's broken row must not stop its neighbours
+    reached = observed >= old
+    lived: I64 = np.where(reached.any(axis=1), reached.argmax(axis=1) + 1, demand.shape[1])
+    return np.where(old[:, 0] > 0, lived, 0)

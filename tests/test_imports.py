@@ -23,10 +23,10 @@ IMPURE = {"time", "os", "random", "socket", "asyncio", "subprocess", "redis", "a
 PURE = [
     *(
         f"feature_store/{name}.py"
-        for name in ("calls", "events", "keys", "measures", "rolling", "sharding", "tiles", "watermarks", "windows")
+        for name in ("calls", "events", "facts", "keys", "measures", "rolling", "sharding", "tiles", "watermarks", "windows")
     ),
     *(f"models/{name}.py" for name in ("accuracy", "alerts", "alert_evidence", "alert_messages", "alert_policy", "calendar")),
-    *(f"models/{name}.py" for name in ("calibration", "cleaning", "drivers", "features", "rewind")),
+    *(f"models/{name}.py" for name in ("calibration", "cleaning", "drivers", "features", "known_future", "rewind")),
     *(f"models/contenders/{name}.py" for name in ("simple", "spread", "table")),
     *(
         f"models/{name}.py"

@@ -32,13 +32,13 @@ def simulate(
     ] = None,
     compression: Annotated[str, typer.Option(help="none, lz4, gzip, snappy or zstd")] = "lz4",
 ) -> None:
-    """Send a simulated shop's orders and clicks: history at full speed, then live.
+    """Send a simulated shop's orders and clicks: history at full speed, then live. Where topics of them are named, what it knows ahead, too.
 
     Prints what a consumer must count and reject of it. Topics and brokers come from the settings (TRENDCAST_…).
     """
     import asyncio
 
-    from simulator.demand import ShopConfig
+    from simulator.demand import ShopConfig, speaking
     from simulator.dirt import Dirt
     from simulator.events import DAY_MS, HOUR_MS
     from simulator.producer import Producer, TopicNames, compression_type
@@ -54,6 +54,8 @@ def simulate(
     config = ShopConfig(
         products=products, lines_per_hour=lines_per_hour, opened_ms=start_ms, timezone=settings.timezone, currency=settings.currency
     )
+    if settings.ahead_topics:
+        config = speaking(config)
     shop = Shop(config, seed, dirt=Dirt.none() if clean else Dirt(), rules=Rules.of(settings))
     topics = TopicNames(settings.orders_topic, settings.clickstream_topic, settings.facts_topic, settings.context_topic)
     console = user_console()

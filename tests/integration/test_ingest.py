@@ -369,6 +369,30 @@ def test_a_missing_topic_is_told_in_plain_words(world: World) -> None:
     assert "Traceback" not in message
 
 
+def test_a_topic_of_what_is_known_ahead_may_be_missing_and_be_made_later(world: World) -> None:
+    """Without it the others are counted; once it is there the worker ends, so that its successor reads it."""
+    later = world.with_settings(facts_topic=f"{world.settings.namespace}-facts")
+    with later.worker() as worker:
+        world.produce([order(i) for i in range(60)])
+        eventually(world.has_counted_all, "everything counted")
+        topics.create(later.settings)
+        message = said(worker)
+    assert worker.returncode == 1
+    assert "ingest.topic_missing" in message
+    assert f"topic {later.settings.facts_topic} was made" in message
+    assert "Traceback" not in message
+    product = "p000"
+    with later.worker() as worker, later.producer() as producer:
+        value = json.dumps({"product_id": product, "unit_price": 3}).encode()
+        producer.send(later.settings.facts_topic, value, key=product.encode(), timestamp_ms=START_MS)
+        producer.send(later.settings.facts_topic, b"{", key=product.encode(), timestamp_ms=START_MS)
+        producer.flush()
+        keys, shard = Keys(world.settings.namespace), shard_of(product, SHARDS)
+        with redis.Redis.from_url(world.settings.redis) as client:
+            eventually(lambda: client.hget(keys.facts(shard), product) is not None, "facts are there")
+        assert stop(worker) == 0
+
+
 def test_it_ends_in_order_while_the_group_still_waits_for_a_dead_member(world: World) -> None:
     with world.worker() as dead:
         assert dead.stderr is not None

@@ -5,12 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from feature_store.facts import Facts, Version, encode
 from models import features as rows
 from models.features import F32, I64, FeatureSpec, layout
 from models.forecaster import Forecaster
+from models.known_future import KnownFuture, Place
 from models.rebuild import STEPS, rebuilt_state
 from models.rewind import before, steps_lived
 from models.seasons import DAY_MS, HOUR_MS
+from models.timeline import consume
 from tests.models.test_forecaster import untrained
 
 FIRST = 490_008
@@ -142,3 +145,22 @@ def test_a_broken_row_does_not_disturb_its_neighbours() -> None:
     broken = rebuilt_state(model, found, lives.last, demand)
     others = [0, 1, 3, 4]
     np.testing.assert_array_equal(broken[others], whole[others])
+
+
+def test_what_the_shop_knew_ahead_is_heard_again() -> None:
+    spec = FeatureSpec.for_step(HOUR_MS, ("orders",), covariates=("price", "discount"))
+    model, rng, n, steps = Forecaster(untrained(spec, 24)), np.random.default_rng(6), 12, 150
+    versions = [
+        [Version(FIRST + int(at), int(rng.integers(50, 200)), stock=int(rng.integers(2))) for at in range(0, steps + 9, 7)]
+        for _ in range(n)
+    ]
+    shop = KnownFuture.of(spec.covariates, HOUR_MS, Place("UTC"), [encode(Facts(100, some)) for some in versions])
+    demand = rng.poisson(0.8, (n, steps, 2)).astype(np.float32)
+    demand[:, 0, 0] = 1
+    found, states = model.fresh(n)
+    for column in range(steps):
+        found, states = consume(model, found, states, demand[:, column], np.full(n, FIRST + column), shop, np.arange(n))
+    last = np.full(n, FIRST + steps - 1)
+    assert (np.isnan(rows.recent(spec, found, last)).sum(axis=1) > 3).sum() > n // 2  # out of stock
+    np.testing.assert_array_equal(rebuilt_state(model, found, last, demand, shop), states)
+    assert not np.array_equal(rebuilt_state(model, found, last, demand), states)
