@@ -51,25 +51,24 @@ def schema(levels: Sequence[float], said: dict[str, str]) -> Any:
 
 
 def table(made: Sequence[Forecast], schema: Any) -> Any:
-    """One row a step, then one a sum, product by product: all of one horizon, with the same sums and levels, at least one.
+    """One row a step, then one a sum, product by product: all of one horizon, with the same levels, at least one.
 
     `observed`: units that were already counted in the interval; null of steps that lie wholly ahead. A sum's interval begins with the running step.
     """
     import pyarrow as pa
 
-    n, horizon, sums = len(made), made[0].horizon, [each.steps for each in made[0].cumulative]
-    per_product = horizon + len(sums)
-    whose = np.repeat(np.arange(n), per_product)
-    first = np.array([f.first_step for f in made])[:, None]
-    step_ms = made[0].step_ms
-    starts = first + step_ms * np.r_[np.arange(horizon), np.zeros(len(sums), np.int64)]
-    ends = first + step_ms * np.r_[np.arange(1, horizon + 1), sums].astype(np.int64)
-    mean = np.array([[*f.mean, *(each.mean for each in f.cumulative)] for f in made])
-    of_steps = np.array([f.quantiles for f in made]).transpose(0, 2, 1)
-    of_sums = np.array([[each.quantiles for each in f.cumulative] for f in made]).reshape(n, len(sums), -1)
-    quantiles = np.concatenate([of_steps, of_sums], axis=1).reshape(n * per_product, -1)
-    observed = np.full((n, per_product), np.nan)
-    observed[:, [0, *range(horizon, per_product)]] = np.array([f.running.observed if f.running else np.nan for f in made])[:, None]
+    horizon, step_ms = made[0].horizon, made[0].step_ms
+    rows = [horizon + len(f.cumulative) for f in made]
+    whose = np.repeat(np.arange(len(made)), rows)
+    place = np.arange(len(whose)) - np.repeat(np.cumsum(rows) - rows, rows)
+    is_sum = place >= horizon
+    first = np.array([f.first_step for f in made])[whose]
+    lengths = np.array([steps for f in made for steps in (*range(1, horizon + 1), *(each.steps for each in f.cumulative))])
+    mean = np.array([mean for f in made for mean in (*f.mean, *(each.mean for each in f.cumulative))])
+    quantiles = np.concatenate(
+        [part for f in made for part in (np.array(f.quantiles).T, *(np.array([each.quantiles]) for each in f.cumulative))]
+    )
+    running = np.array([f.running.observed if f.running else np.nan for f in made])[whose]
 
     def words(values: Sequence[str], known: Sequence[str]) -> Any:
         places = np.array([known.index(value) for value in values], np.int8)
@@ -78,15 +77,14 @@ def table(made: Sequence[Forecast], schema: Any) -> Any:
     def each(values: Sequence[Any]) -> Any:
         return pa.array(np.array(values)[whose])
 
-    is_sum = pa.array(np.tile(np.r_[np.zeros(horizon, np.int8), np.ones(len(sums), np.int8)], n).astype(np.int8))
     columns = [
         pa.array([f.product_id for f in made], pa.string()).take(pa.array(whose)),
-        pa.DictionaryArray.from_arrays(is_sum, pa.array([STEP, SUM], pa.string())),
-        pa.array(starts.ravel()),
-        pa.array(ends.ravel()),
-        pa.array(mean.ravel()),
+        pa.DictionaryArray.from_arrays(pa.array(is_sum.astype(np.int8)), pa.array([STEP, SUM], pa.string())),
+        pa.array(first + step_ms * np.where(is_sum, 0, place)),
+        pa.array(first + step_ms * lengths),
+        pa.array(mean),
         *(pa.array(np.ascontiguousarray(column)) for column in quantiles.T),
-        pa.array(observed.ravel(), from_pandas=True),
+        pa.array(np.where(is_sum | (place == 0), running, np.nan), from_pandas=True),
         words([f.kind for f in made], _KINDS),
         words([f.quality for f in made], _QUALITIES),
         words([f.trend.direction for f in made], _DIRECTIONS),

@@ -52,7 +52,7 @@ class KnownAhead:
     def __init__(self, settings: Settings, store: FeatureStore, covariates: tuple[str, ...]) -> None:
         self._settings, self._store, self._names = settings, store, covariates
         self._wanted = bool(settings.ahead_topics or covariates)
-        self._place = place_of(settings)
+        self._place = place_of(settings) if covariates else Place(settings.timezone)
 
     async def of(self, products: Sequence[Product], owned: Owned | None = None) -> KnownFuture | None:
         """Of these products; None: nobody asks. With `owned`, raises ShardRolledBack where less is stored than when the shards were looked at."""

@@ -13,6 +13,7 @@ import pytest
 
 from feature_store.calls import HEADER_BYTES, parted
 from feature_store.sharding import shard_of
+from feature_store.store import FeatureStore
 from feature_store.tiles import Grid
 from models import artefact
 from models.backtest import Streamed
@@ -23,6 +24,8 @@ from models.forecaster import Forecaster
 from models.nowcast import Forecasts
 from simulator.embedded import Redis, Stack
 from simulator.truth import Rules
+from streaming.explanations import explained_forecast
+from streaming.export_forecasts import export_forecasts
 from streaming.known_ahead import place_of
 from streaming.settings import Settings
 from streaming.training_log import Ahead, cells
@@ -245,6 +248,22 @@ def test_what_the_shop_says_matters(calm: Calm, model_dir: Path, log: list[Sent]
     model = Forecaster.load(model_dir)
     known, unknown = (offline([*log, *more], calm.settings, model.spec) for more in (known_log(), []))
     assert not np.array_equal(known.covariates, unknown.covariates)  # type: ignore[arg-type]
+
+
+async def test_exports_and_explanations_rest_on_the_same(calm: Calm, model_dir: Path, tmp_path: Path) -> None:
+    """What is written and explained later is what was published: of the same facts, context and calendar."""
+    model, path = Forecaster.load(model_dir), tmp_path / "forecasts.parquet"
+    store = await FeatureStore.open(calm.settings)
+    await export_forecasts(store, calm.settings, model, path)
+    explained = await explained_forecast(store, calm.settings, model, (shard_of("p08", SHARDS), "p08"))
+    await store.close()
+    frame = pd.read_parquet(path)
+    for name, forecast in calm.outcome.forecasts.items():
+        mine = frame[frame["product_id"] == name]
+        np.testing.assert_allclose(mine[mine["interval"] == "step"]["mean"], forecast["mean"], atol=2e-4)
+        np.testing.assert_allclose(mine[mine["interval"] == "sum"]["mean"], [c["mean"] for c in forecast["cumulative"]], rtol=1e-4)
+    assert {"price", "context:weather"} <= {name for name, _ in explained.drivers}
+    assert explained.total == pytest.approx(sum(calm.outcome.forecasts["p08"]["mean"]), rel=0.05)  # in whole units, and of quantiles
 
 
 def test_workers_killed_while_the_shop_speaks(scenario: MakeScenario, calm: Calm, model_dir: Path, whole: list[Sent]) -> None:
