@@ -116,7 +116,7 @@ def promote(
     record = registry()
     try:
         candidate = _candidate(record, model)
-        move = _Move.of(record, candidate)
+        move = PointerMove.of(record, candidate)
         if candidate.serving and move.done:
             raise NotPromoted(f"{candidate.label} serves already")
         if not candidate.serving:
@@ -139,7 +139,7 @@ def rollback(
     record = registry()
     try:
         before, target = record.serving(name), record.before(name)
-        move = _Move.of(record, target)
+        move = PointerMove.of(record, target)
         now = record.rollback(name)
         away = f" instead of {before.label}" if before is not None else ""
         typer.echo(f"{now.label} ({now.artefact}) serves again{away}, by the registry; its files: {record.files(now)}")
@@ -149,7 +149,7 @@ def rollback(
 
 
 @dataclass(frozen=True)
-class _Move:
+class PointerMove:
     """What is to become of the namespace's pointer, which its workers follow."""
 
     settings: "Settings"
@@ -158,7 +158,7 @@ class _Move:
     done: bool  # it points there already
 
     @classmethod
-    def of(cls, record: "Registry", version: "Version") -> "_Move":
+    def of(cls, record: "Registry", version: "Version") -> "PointerMove":
         """Raises UserError where the namespace's features are not the model's: nothing may be moved then."""
         from dataclasses import replace
 

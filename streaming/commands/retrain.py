@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from streaming.commands import cleaning, load_settings
+from streaming.commands.models import PointerMove
 from streaming.commands.recording import Iterations, RecipeFile, Seed, recipe_of, registry
 from streaming.commands.train import (
     Exports,
@@ -169,9 +170,15 @@ def _backtest(run: "Run", held_back: int, record: "Registry", console: "Console"
 
 
 def _promote(record: "Registry", name: str, artefact: str) -> dict[str, Any]:
-    """The verdict on the registered version of an artefact; one that serves already was promoted by an earlier start."""
+    """Whether the registered version of an artefact serves now, and why not; what an earlier start had moved already stays moved.
+
+    Raises UserError where it may serve, but the namespace's workers could not be told.
+    """
     from models.contenders import BASELINES
 
     candidate = next(version for version in record.versions(name) if version.artefact == artefact)
+    move = PointerMove.of(record, candidate)
     objections: list[str] = [] if candidate.serving else list(record.promote(candidate, list(BASELINES)).objections)
+    if not objections and not move.done:
+        move.make(f"trendcast models promote {candidate.label}")
     return {"label": candidate.label, "promoted": not objections, "objections": objections, "files": str(record.files(candidate))}

@@ -1,5 +1,6 @@
 """`trendcast retrain` on a real Kafka and a real registry: what it reads of the topics, that a killed run goes on, and how it ends."""
 
+import asyncio
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from kafka import KafkaProducer
 
+from feature_store.store import FeatureStore
 from feature_store.tiles import Grid
 from models import panels
 from models.artefact import Artefact
@@ -27,6 +29,7 @@ from simulator.feed import Chunk, Partitions
 from simulator.shop import Shop
 from streaming import topics
 from streaming.commands.retrain import _promote
+from streaming.errors import UserError
 from streaming.settings import Clock, Settings
 from streaming.topic_log import newest_days
 from streaming.training_log import cells
@@ -91,13 +94,15 @@ def test_the_topics_hold_what_the_log_holds(settings: Settings, chunks: list[Chu
     shares: list[float] = []
     found = newest_days(settings, DAYS + 1, SPEC, 100, shares.append)
     pieces = cells(chunks, shop().rules, Grid(settings.tile_ms, HOUR_MS), settings.tile_ms)
-    per_step = HOUR_MS // settings.tile_ms
-    expected = from_cells(pieces, SPEC, "UTC", end=found.first_step + found.columns, per_step=per_step)
+    expected = from_cells(pieces, SPEC, "UTC", end=found.first_step + found.columns, per_step=12)
     assert (found.first_step, found.columns) == (expected.first_step, expected.columns)
     assert found.columns >= 24 * DAYS - 1
     assert set(found.product_ids) == set(expected.product_ids)
     order = [found.product_ids.index(name) for name in expected.product_ids]
     np.testing.assert_array_equal(found.demand[order], expected.demand)
+    assert found.parts is not None
+    assert expected.parts is not None
+    assert found.parts.units.sum() == expected.parts.units.sum()
     assert shares == sorted(shares)
 
 
@@ -110,20 +115,22 @@ def test_only_the_newest_days_are_read(settings: Settings) -> None:
     np.testing.assert_array_equal(part.demand[:, 1:], whole.demand[order, -part.columns + 1 :])
 
 
-def command(settings: Settings, home: Path, store: str, recipe: Path, *options: str) -> tuple[list[str], dict[str, str]]:
+def command(settings: Settings, redis_url: str, home: Path, store: str, recipe: Path) -> tuple[list[str], dict[str, str]]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRENDCAST_")}
     for name in ("kafka_bootstrap", "orders_topic", "clickstream_topic", "namespace"):
         environment[f"TRENDCAST_{name.upper()}"] = str(getattr(settings, name))
+    environment["TRENDCAST_REDIS_URL"] = redis_url
     environment |= {"TRENDCAST_MLFLOW_URI": store, "COLUMNS": "200"}
     own = ["--days", "10", "--held-back", "2", "--name", "tiny", "--recipe", str(recipe), "--home", str(home)]
-    return [sys.executable, "-m", "streaming.cli", "retrain", *own, *options], environment
+    return [sys.executable, "-m", "streaming.cli", "retrain", *own], environment
 
 
 @pytest.mark.timeout(900)
-def test_a_killed_run_goes_on_and_ends_with_a_verdict(settings: Settings, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_and_ends_with_a_verdict(settings: Settings, redis_url: str, tmp_path: Path) -> None:
+    asyncio.run(pointer(redis_url))  # makes the namespace
     store, home, recipe = local_uri(tmp_path / "mlruns"), tmp_path / "retrain", tmp_path / "recipe.json"
     recipe.write_text(json.dumps({"recipe": TINY}))
-    program, environment = command(settings, home, store, recipe)
+    program, environment = command(settings, redis_url, home, store, recipe)
     first = subprocess.Popen(program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list(home.glob("*/checkpoint/checkpoint.npz")):
         assert first.poll() is None
@@ -150,14 +157,23 @@ def test_a_killed_run_goes_on_and_ends_with_a_verdict(settings: Settings, tmp_pa
     assert (registered.artefact, registered.serving) == (version, verdict["promoted"])
     assert {path.name for path in record.files(registered).parent.iterdir()} == {"model", "curve.svg", "newest days.html"}
     assert [measured.source for measured in registered.backtests.values()] == ["newest days"]
+    assert (asyncio.run(pointer(redis_url)) == version) == verdict["promoted"]
     if verdict["promoted"]:
         assert (Path(verdict["files"]) / "weights.npz").is_file()
     else:
         assert all(line in done.stdout for line in verdict["objections"])
 
 
+async def pointer(redis_url: str) -> str | None:
+    """The version that the namespace's workers are to serve."""
+    store = await FeatureStore.open(Settings(redis_url=redis_url, namespace="retrain"))
+    found = await store.model()
+    await store.close()
+    return found.version if found else None
+
+
 def model(seed: float) -> Artefact:
-    made = replace(untrained(FeatureSpec.for_step(DAY_MS, ("hist_orders",))), name="judged")
+    made = replace(untrained(SPEC), name="judged")
     return replace(made, weights={**made.weights, "norm.gain": np.full(64, seed, np.float32)})
 
 
@@ -168,13 +184,19 @@ def registered(record: Registry, artefact: Artefact, mwql: float) -> str:
     return artefact.version
 
 
-def test_what_is_better_is_promoted_once_and_what_is_not_says_why(tmp_path: Path) -> None:
+def test_what_is_better_is_promoted_once_and_what_is_not_says_why(tmp_path: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRENDCAST_REDIS_URL", redis_url)
+    monkeypatch.setenv("TRENDCAST_NAMESPACE", "retrain")
     record = open_registry(local_uri(tmp_path / "mlruns"))
     better = registered(record, model(1.0), 0.8)
+    with pytest.raises(UserError, match="the registry's alias has moved to judged/1, the workers' pointer has not"):
+        _promote(record, "judged", better)  # there is no namespace yet
+    assert asyncio.run(pointer(redis_url)) is None
     promoted = _promote(record, "judged", better)
     assert promoted["promoted"]
     assert _promote(record, "judged", better) == promoted  # an earlier start was killed before it could note that
     assert len(record.history("judged")) == 1
+    assert asyncio.run(pointer(redis_url)) == better
     worse = _promote(record, "judged", registered(record, model(2.0), 0.85))
     assert not worse["promoted"]
     assert "judged/1 has MWQL 0.8000" in worse["objections"][0]
@@ -186,5 +208,15 @@ def test_what_is_better_is_promoted_once_and_what_is_not_says_why(tmp_path: Path
 def test_a_log_can_be_given_and_its_panel_is_kept_as_it_is(settings: Settings, tmp_path: Path) -> None:
     panel = newest_days(settings, 3, SPEC, 5)
     panels.save(panel, tmp_path / "panel.npz")
-    assert panels.load(tmp_path / "panel.npz").fingerprint == panel.fingerprint
+    loaded = panels.load(tmp_path / "panel.npz")
+    assert loaded.fingerprint == panel.fingerprint
     assert len(panel.product_ids) == 5
+    assert loaded.parts is not None
+    assert panel.parts is not None
+    for name in ("per_step", "product", "part", "units"):
+        np.testing.assert_array_equal(getattr(loaded.parts, name), getattr(panel.parts, name))
+    day = panels.newest(panel, 24)
+    assert day.parts is not None
+    assert day.columns == 24
+    assert day.parts.part.min() >= day.first_step * 12
+    np.testing.assert_allclose(day.parts.units.sum(), day.demand[..., 0].sum(), rtol=1e-5)
