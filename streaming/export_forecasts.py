@@ -175,8 +175,8 @@ class _Snapshot:
         others = sorted(owner.decode() for owner in owners - {self._codec.model_owner})
         if others:
             raise UserError(
-                f"another model serves: products are at versions {', '.join(others)}…, the model in {self.settings.model_dir} is "
-                f"{self.model.version}; set TRENDCAST_MODEL_DIR as the workers have it"
+                f"another model serves: products are at versions {', '.join(others)}…, and what this command has loaded is {self.model.version}. "
+                "After a promotion, wait until the workers have taken it over; where none was promoted, set TRENDCAST_MODEL_DIR as they have it"
             )
 
     async def _in_step(self, shards: Mapping[int, OwnedShard], products: Sequence[Product], gathered: Gathered) -> Gathered:

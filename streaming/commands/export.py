@@ -69,7 +69,7 @@ def export_forecasts(
 
     Columns: product_id, interval (step or sum), start_ms, end_ms, mean, q05 … q95 (one a quantile level of the model), observed, kind, quality, trend,
     trend_strength, revision_step, revision_sequence, as_of_ms, complete_through_ms. A row for each step of the horizon, then one for the sum of 7 and one
-    for that of 14 days. Workers may go on meanwhile; give it the TRENDCAST_MODEL_DIR that they have.
+    for that of 14 days. Workers may go on meanwhile. The model is the promoted one; where none was promoted, that of TRENDCAST_MODEL_DIR.
     """
     settings = load_settings()
     _need_folder(out)
