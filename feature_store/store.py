@@ -426,17 +426,18 @@ class FeatureStore:
             sums[places] = found
         return sums.reshape(len(products), count, N_MEASURES)
 
-    async def headers(self, products: Sequence[tuple[int, str]]) -> list[tuple[bytes, bytes]]:
-        """How far these (shard, product) are and whose numbers they hold: headers of features and state, empty where there is nothing."""
+    async def headers(self, products: Sequence[tuple[int, str]], features_bytes: int) -> list[tuple[bytes, bytes]]:
+        """How far these (shard, product) are and whose numbers they hold: headers of features (so long) and of state; empty: nothing there."""
 
         async def run() -> Any:
             pipe = self._redis.pipeline(transaction=False)
             for shard, name in products:
-                pipe.get(self.keys.state(shard, name))
+                for start in (0, features_bytes):
+                    pipe.getrange(self.keys.state(shard, name), start, start + HEADER_BYTES - 1)
             return await pipe.execute()
 
-        both = [parted(reply or b"") for reply in await self._patiently(run)]
-        return [(features[:HEADER_BYTES], state[:HEADER_BYTES]) for features, state in both]
+        replies = await self._patiently(run)
+        return list(zip(replies[::2], replies[1::2], strict=True))
 
     async def rebuild(self, shard: int, token: str, states: Sequence[RebuiltState], *, known: int = 0) -> None:
         """Store states that were rebuilt from stored steps, where the products still stand there; their forecasts are to be published anew.

@@ -115,6 +115,11 @@ class Codec:
         """What a product's four records hold, without Redis' own overhead."""
         return 4 * HEADER_BYTES + 4 * (self.spec.size + self.state_size) + SCORES.itemsize + self.trial.itemsize
 
+    @property
+    def features_bytes(self) -> int:
+        """Of a product's features with their header: a state follows."""
+        return HEADER_BYTES + 4 * self.spec.size
+
     def read(self, stored: Sequence[ProductRecord], first_tiles: Sequence[int | None]) -> Gathered:
         """Timelines from records. A product without features begins with the step of its first tile (`first_tiles`, None where it has features)."""
         n = len(stored)

@@ -81,7 +81,7 @@ class Rebuilding:
                 self._listed = len(self._unseen)
         elif self._unseen:
             some, self._unseen = self._unseen[:LOOK], self._unseen[LOOK:]
-            cold = self._codec.cold(await self._store.headers(some))
+            cold = self._codec.cold(await self._store.headers(some, self._codec.features_bytes))
             self._cold |= dict.fromkeys(product for product, is_cold in zip(some, cold, strict=True) if is_cold)
         elif self._cold and idle:
             some = list(islice(self._cold, SLICE))

@@ -44,15 +44,17 @@ async def test_steps_come_oldest_first_each_product_s_up_to_its_own(store: Featu
 
 
 async def test_a_state_is_put_where_the_product_still_stands(store: FeatureStore) -> None:
-    for name, step in (("there", 7), ("gone on", 8)):
-        await store._redis.set(store.keys.features(0, name), header(step, SPEC) + b"numbers")
-        await store._redis.set(store.keys.state(0, name), header(step, b"old-one-") + b"old")
-    read = header(7, SPEC)
-    new = header(7, b"new-one-") + b"new"
-    await store.rebuild(0, "token", [RebuiltState(name, read, new) for name in ("there", "gone on", "forgotten")])
-    kept = [await store._redis.get(store.keys.state(0, name)) for name in ("there", "gone on", "forgotten")]
-    assert kept == [new, header(8, b"old-one-") + b"old", None]
-    assert await store.headers([(0, "there"), (0, "forgotten")]) == [(read, new[:16]), (b"", b"")]
+    names = ("there", "gone on", "forgotten")
+    for name, step in zip(names, (7, 8), strict=False):
+        features, state = header(step, SPEC) + b"numbers", header(step, b"old-one-") + b"old"
+        await store._redis.set(store.keys.state(0, name), features + state + len(features).to_bytes(4, "little"))
+    read, new = header(7, SPEC), header(7, b"new-one-") + b"other size"
+    await store.rebuild(0, "token", [RebuiltState(name, read, new) for name in names])
+    found = await store.records([(0, name) for name in names])
+    assert [record.state for record in found] == [new, header(8, b"old-one-") + b"old", b""]
+    assert [record.features for record in found] == [read + b"numbers", header(8, SPEC) + b"numbers", b""]
+    headers = await store.headers([(0, name) for name in names], features_bytes=len(read) + 7)
+    assert headers == [(read, new[:16]), (header(8, SPEC), header(8, b"old-one-")), (b"", b"")]
     assert await store._redis.zrange(store.keys.dirty(0), 0, -1) == [b"there"]
 
 
