@@ -10,6 +10,7 @@ from tests.faults.conftest import MakeScenario
 from tests.faults.harness import SHARDS, Message
 from tests.faults.shop_log import HOUR_MS, START_MS
 from tests.faults.test_calibration import HOURS, log
+from tests.faults.test_takeover import scraped
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
@@ -25,6 +26,7 @@ def test_the_serving_model_in_shadow_agrees_with_itself(scenario: MakeScenario, 
     run.wait_settled(START_MS + FIRST * HOUR_MS)
     shadow = run.worker("shadow", str(repository / "models" / "default"), static=False)
     run.wait(lambda: "model.loaded" in shadow.said(), "the shadow runs")
+    run.wait(lambda: scraped(shadow, "trendcast_forecast_owned_shards ") == SHARDS, "it has seen every shard")
     run.feed(record for record in records if record.time_ms > START_MS + FIRST * HOUR_MS)
     run.wait_settled(START_MS + HOURS * HOUR_MS)
 
