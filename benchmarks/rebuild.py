@@ -103,7 +103,7 @@ def show(source: str, rows: dict[str, dict[str, float]], console: Console) -> No
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     table: Any = Table("states from", *columns, title=f"{source}: against all of the history, relative", title_justify="left")
     for name, row in rows.items():
-        table.add_row(name, *(f"{row[column]:.2g}" if column in row else "" for column in columns))
+        table.add_row(name, *(f"{row[column]:.3g}" if column in row else "" for column in columns))
     console.print(table)
 
 
