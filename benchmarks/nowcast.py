@@ -45,7 +45,8 @@ def half_year(panel: Panel, step: str, iterations: int, seed: int) -> artefact.A
     first = panel.until(panel.columns // 2)
     spec = FeatureSpec.for_step(STEPS[step], STREAMS, panel.timezone)
     if step == "day":
-        return train([first], spec, Recipe.for_spec(spec, iterations=iterations, seed=seed), name="half a year")
+        recipe = Recipe.for_spec(spec, iterations=iterations, seed=seed)
+        return train([first], spec, recipe, name="half a year", progress=lambda look: rig.progress(f"iteration {look.iteration:,}"))
     shipped = artefact.read(rig.ROOT / "models" / "default")
     return replace(shipped, nowcast=fit_nowcast(shipped, [first]))
 

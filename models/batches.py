@@ -31,7 +31,7 @@ class Recipe:
     hidden: int = 64  # units of the LSTM; a product's state is twice as many numbers
     width: int = 96  # units of the decoder's layers
     average: float = 0.995  # momentum of the moving average of the weights, which is what is kept
-    held_out: float = 0.04  # share of the products kept for early stopping and the nowcast rule
+    held_out: float = 0.04  # share of the products kept for early stopping
     check_every: int = 100  # iterations between two looks at the held-out products
     patience: int = 6  # looks without improvement before training ends
     seed: int = 1

@@ -32,6 +32,8 @@ _PERSISTENCES: Final = (0.7, 0.8, 0.9, 0.95, 0.99)
 # Origins of forecasts: enough for a day's and a week's every phase.
 _ORIGINS: Final = 150
 _MOST_CASES: Final = 6_000
+# Products that are looked at. The few that a training holds out are too few: what they choose is worse on other products and later times.
+_MOST_PRODUCTS: Final = 300
 _FEWEST_CASES: Final = 200
 # A rule may not lose more than this against the plain forecast in any part that it is fitted on: what remains is chance.
 _TOLERANCE: Final = 1.002
@@ -193,7 +195,9 @@ def fit_rule(some: Cases, levels: Sequence[float], *, whole_units: bool) -> Nowc
 def fit_nowcast(artefact: Artefact, panels: Iterable[Panel], newest: int | None = None) -> NowcastRule:
     """The rule that suits a model's forecasts of the `newest` steps of these panels, the second half where None; its own rule where they are too few."""
     found = []
-    for panel in panels:
+    for whole in panels:
+        n = len(whole.product_ids)
+        panel = whole.only(np.unique(np.linspace(0, n - 1, min(n, _MOST_PRODUCTS)).astype(np.int64)))
         first = panel.columns // 2 if newest is None else max(panel.columns - newest, 1)
         if panel.parts is None or panel.columns - first <= artefact.horizon:
             continue

@@ -65,7 +65,7 @@ class Forecasts:
 
 @dataclass(frozen=True, slots=True)
 class NowcastRule:
-    """How the running step's observed part moves the rest; fitted on parts of steps of products that the network was not trained on."""
+    """How the running step's observed part moves the rest; fitted on parts of steps whose outcomes are known."""
 
     weight: float = 128.0  # typical orders that the forecast is worth: the more, the less an observation moves it
     independent: float = 1.0  # share of a forecast's relative variance that is chance within the step, not doubt about the product's rate

@@ -13,7 +13,7 @@ from models.seasons import HOUR_MS, season
 
 HOURS: Final = 168
 # No hour is so quiet that nothing at all is expected of it: a step is never over before its end.
-_LEAST: Final = 0.01
+_LEAST: Final = 1e-4
 # An hour of the week is drawn towards the same hour of all days by so many days' worth of demand: few weeks say little of one weekday.
 _PRIOR_WEEKS: Final = 4.0
 

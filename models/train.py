@@ -90,7 +90,7 @@ def train(
         name, spec, horizon, longest, LEVELS, sizes.hidden, sizes.width, NowcastRule(), _volume_limits(learning), whole, profiles, best
     )
     untuned = replace(untuned, pace=fit_pace(panels, spec.step_ms))
-    rule = fit_nowcast(untuned, [one.panel for one in held_out])
+    rule = fit_nowcast(untuned, panels)
     training = {
         "recipe": asdict(recipe),
         "curve": [asdict(look) for look in history],
