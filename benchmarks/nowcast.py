@@ -3,7 +3,7 @@
     make bench-nowcast DATA=online_retail_2009-12_2010-11.parquet
     python -m benchmarks.nowcast --data FILE --step hour --iterations 1000 --seed 1
 
-Online Retail's 800 best sellers. Daily: a model, and its nowcast rule, of the first half of the year. Hourly: the weights of models/default, whose
+Online Retail's best sellers, 800 by the day and 300 by the hour. Daily: a model, and its nowcast rule, of the first half of the year. Hourly: the weights of models/default, whose
 training saw the whole year (the comparison is with its own forecast from the step's start), and a rule of the first half. Both then stream through the
 second half, quantiles calibrated as in the stream.
 """
@@ -24,7 +24,7 @@ from models.batches import Recipe
 from models.bench import of_panel
 from models.dataset import Panel
 from models.features import FeatureSpec
-from models.fit_nowcast import Cases, cases, fit_nowcast, seen
+from models.fit_nowcast import Cases, cases, fit_nowcast, fit_pace, seen
 from models.forecaster import Forecaster
 from models.nowcast import Forecasts
 from models.seasons import DAY_MS, HOUR_MS
@@ -32,7 +32,7 @@ from models.train import train
 from streaming.commands.train import panels_of
 
 STEPS: Final = {"day": DAY_MS, "hour": HOUR_MS}
-PRODUCTS: Final = 800
+PRODUCTS: Final = {"day": 800, "hour": 300}
 STREAMS: Final = ("orders", "views", "carts")
 SHARES: Final = (0.1, 0.5, 0.9)
 # Origins in the second half of the year; prime to a day and a week, so that every hour and weekday has its turn.
@@ -40,15 +40,16 @@ EVERY: Final = {"day": 2, "hour": 37}
 Floats = npt.NDArray[np.floating]
 
 
-def half_year(panel: Panel, step: str, iterations: int, seed: int) -> artefact.Artefact:
-    """The model with its rule, from the first half of a panel."""
+def half_year(panel: Panel, step: str, iterations: int, seed: int, daily: Path | None) -> artefact.Artefact:
+    """The model with its pace and rule, from the first half of a panel."""
     first = panel.until(panel.columns // 2)
     spec = FeatureSpec.for_step(STEPS[step], STREAMS, panel.timezone)
-    if step == "day":
+    if step == "day" and daily is None:
         recipe = Recipe.for_spec(spec, iterations=iterations, seed=seed)
         return train([first], spec, recipe, name="half a year", progress=lambda look: rig.progress(f"iteration {look.iteration:,}"))
-    shipped = artefact.read(rig.ROOT / "models" / "default")
-    return replace(shipped, nowcast=fit_nowcast(shipped, [first]))
+    model = artefact.read(daily if step == "day" and daily is not None else rig.ROOT / "models" / "default")
+    model = replace(model, pace=fit_pace([first], spec.step_ms))
+    return replace(model, nowcast=fit_nowcast(model, [first]))
 
 
 def totals(some: Cases, out: Forecasts, step: str) -> dict[str, tuple[Floats, Floats, Floats]]:
@@ -134,14 +135,15 @@ def main() -> None:
     arguments.add_argument("--step", choices=STEPS, nargs="+", default=list(STEPS))
     arguments.add_argument("--iterations", type=int, default=1_000)
     arguments.add_argument("--seed", type=int, default=1)
+    arguments.add_argument("--daily", type=Path, help="directory of a daily model of the first half of the year, instead of training one")
     arguments.add_argument("--json", type=Path, help="write the figures here instead of benchmarks/results/nowcast.json")
     chosen = arguments.parse_args()
     figures: dict[str, Any] = {"machine": rig.machine()}
     for step in chosen.step:
         spec = FeatureSpec.for_step(STEPS[step], STREAMS)
-        panels, _ = panels_of([chosen.data], 0, [], spec, PRODUCTS, chosen.seed, Console(stderr=True))
+        panels, _ = panels_of([chosen.data], 0, [], spec, PRODUCTS[step], chosen.seed, Console(stderr=True))
         panel = next(iter(panels.values()))
-        model = half_year(panel, step, chosen.iterations, chosen.seed)
+        model = half_year(panel, step, chosen.iterations, chosen.seed, chosen.daily)
         rig.progress(f"rule of the first half: {model.nowcast}")
         found = {
             k: v
