@@ -3,9 +3,9 @@
     make bench-nowcast DATA=online_retail_2009-12_2010-11.parquet
     python -m benchmarks.nowcast --data FILE --step hour --iterations 1000 --seed 1
 
-Online Retail's best sellers, 800 by the day and 300 by the hour. Daily: a model, and its nowcast rule, of the first half of the year. Hourly: the weights of models/default, whose
-training saw the whole year (the comparison is with its own forecast from the step's start), and a rule of the first half. Both then stream through the
-second half, quantiles calibrated as in the stream.
+Online Retail's best sellers, 800 by the day and 300 by the hour. Daily: a model, and its nowcast rule, of the first half of the year. Hourly: the weights
+of models/default, whose training saw the whole year (the comparison is with its own forecast from the step's start), and a rule of the first half. Both
+then stream through the second half, quantiles calibrated as in the stream.
 """
 
 import argparse
