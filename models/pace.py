@@ -28,7 +28,7 @@ def fit(hour: I64, units: npt.NDArray[np.float64], timezone: str) -> F32:
 
     >>> weekday = fit(np.arange(12, 24 * 28, 24), np.ones(28), "UTC")  # always between noon and one
     >>> round(float(weekday[12] / weekday.sum()) * 7, 2)
-    0.99
+    1.0
     """
     if not len(hour) or not units.sum() > 0:
         return even()
