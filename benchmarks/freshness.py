@@ -43,6 +43,7 @@ class Receipt(msgspec.Struct):
     kind: str
     oldest_input_at: int | None
     complete_through: int
+    level: str
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Received:
     closed: set[int] = field(default_factory=set)  # `complete_through` values seen
 
     def add(self, record: Any, receipt: Receipt, now_ms: float) -> None:
-        if now_ms < self.from_ms:
+        if now_ms < self.from_ms or receipt.level != "product":
             return
         self.messages += 1
         self.message_bytes += len(record.value)

@@ -60,6 +60,9 @@ class Keys:
     def outbox(self, shard: int) -> str:
         return f"{self.shard(shard)}outbox"
 
+    def levels(self, shard: int) -> str:
+        return f"{self.shard(shard)}levels"
+
     def owner(self, shard: int) -> str:
         return f"{self.shard(shard)}owner"
 

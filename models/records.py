@@ -169,6 +169,10 @@ class Codec:
         held["mean"][:, 0], held["quantiles"][:, 0] = trials.mean, trials.quantiles
         return pack(trials.step, self.model_owner, held)
 
+    def born(self, gathered: Gathered) -> npt.NDArray[np.bool_]:
+        """(n,) which of the products have consumed a step."""
+        return np.array([head[8:] == self.feature_owner for head in gathered.feature_headers], np.bool_)
+
     def unborn(self, stored: Sequence[ProductRecord]) -> list[int]:
         """Which of the products have no features of this specification yet."""
         return [i for i, r in enumerate(stored) if r.features[8:HEADER_BYTES] != self.feature_owner]

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 Headers = list[tuple[str, bytes]]
 
@@ -66,6 +66,7 @@ Text = Annotated[str, Meta(max_length=1000)]
 OrderStatus = Literal["placed", "cancelled", "returned"]
 ClickType = Literal["view", "add_to_cart", "remove_from_cart", "wishlist"]
 ForecastKind = Literal["close", "nowcast"]
+ForecastLevel = Literal["product", "category", "shop"]
 Quality = Literal["ok", "gap", "late", "cold_start"]
 Direction = Literal["rising", "flat", "falling"]
 AlertStatus = Literal["firing", "resolved"]
@@ -217,6 +218,9 @@ class ModelName(Struct, frozen=True, kw_only=True):
 class Forecast(Struct, frozen=True, kw_only=True):
     """Demand of one product, in units; key = product. An empty value (a tombstone) says that the product is forgotten.
 
+    Where `level` is not product: demand of a category or of the whole shop after a closed step; key = `product_id` = `level/shop`, or `level/category/`
+    and the category. Its means are the sums of its products' after that step, its quantiles its own.
+
     Readers keep the message with the greatest `revision`, of equals the later one. Step `h` of `horizon` covers
     `[first_step + h·step_ms, first_step + (h + 1)·step_ms)`.
     """
@@ -241,6 +245,8 @@ class Forecast(Struct, frozen=True, kw_only=True):
     model: ModelName
     quality: Quality
     oldest_input_at: EpochMs | None  # real time at which its oldest new event was sent; None: no new event is in it
+    level: ForecastLevel = "product"
+    category: Text | UnsetType = UNSET  # of the level category: its name
     schema: Literal[1] = 1
 
 

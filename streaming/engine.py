@@ -23,6 +23,7 @@ from streaming.clock import ShopClock
 from streaming.contracts import ModelName
 from streaming.failpoints import failpoint
 from streaming.known_ahead import KnownAhead
+from streaming.levels import CategoryOf, Levels, no_categories
 from streaming.nowcasts import Nowcasts
 from streaming.outbox import Outbox
 from streaming.ownership import Owned, OwnedShard, Ownership
@@ -54,10 +55,11 @@ class ForecastEngine:
         *,
         load: Load | None = None,
         policy: AlertPolicy | None = None,
+        category_of: CategoryOf = no_categories,
     ) -> None:
         """`load`: how a promoted model is had; by default as `serving.load_compiled` does."""
         self._settings, self._store, self._raw_send = settings, store, send
-        self._policy = policy or AlertPolicy()
+        self._policy, self._category_of = policy or AlertPolicy(), category_of
         self._clock = ShopClock.of(settings)
         self._per_step = settings.step_ms // settings.tile_ms
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="model")
@@ -91,6 +93,18 @@ class ForecastEngine:
         self._nowcasts = Nowcasts(
             settings, store, model, self._ownership, self._sweep, self._calibrations, self._send, self._compute, self._rebuilding
         )
+        self._levels = Levels(
+            settings,
+            store,
+            model,
+            self._ownership,
+            self._sweep,
+            self._calibrations,
+            self._send,
+            self._compute,
+            self._rebuilding,
+            self._category_of,
+        )
         metrics.serve_model(model.name, model.version)
 
     async def assign(self, shards: Iterable[int]) -> None:
@@ -102,7 +116,9 @@ class ForecastEngine:
         failpoint("forecast.claimed")
         for shard in wanted:
             await self._outbox.flush(shard, token)
-        self._ownership.shards = {shard: OwnedShard(self._per_step, self._calibrations.memory()) for shard in wanted}
+        owned = {shard: OwnedShard(self._per_step, self._calibrations.memory()) for shard in wanted}
+        await self._levels.restore(owned)
+        self._ownership.shards = owned
         self._rebuilding.look_through(wanted)
         metrics.FORECAST_SHARDS.set(len(wanted))
 
@@ -135,13 +151,16 @@ class ForecastEngine:
         self._observe(owned, views)
         more = await self._nowcasts.serve(owned, views)
         swept = not await self._sweep.run(owned)  # which rebuilds what it meets, and meets every product
-        return await self._rebuilding.run(owned, self._sweep.gather, idle=swept) or more or not swept
+        added_up = not await self._levels.add_up(owned)
+        await self._levels.publish(owned)
+        return await self._rebuilding.run(owned, self._sweep.gather, idle=swept and added_up) or more or not (swept and added_up)
 
     async def _take_over(self, model: Forecaster, owned: Owned) -> None:
         """Serve with another model from this round on. Its states are rebuilt as products come up, and in the background."""
         self._serve(model)
         for number, shard in owned.items():
             await self._calibrations.restore(number, shard)
+        await self._levels.restore(owned)
         self._rebuilding.look_through(owned)
         await self._read_slowly(at_once=True)
         log.info("model.taken_over", name=model.name, version=model.version, shards=len(owned))
@@ -160,7 +179,8 @@ class ForecastEngine:
         if now - self._slow_read_at < SLOW_READ_S and not at_once:
             return
         self._sources = sorted(await self._store.sources())
-        self._nowcasts.gap_until_ms = gap_until_ms(await self._store.gaps(), self._settings.step_retention_ms)
+        until_ms = gap_until_ms(await self._store.gaps(), self._settings.step_retention_ms)
+        self._nowcasts.gap_until_ms = self._levels.gap_until_ms = until_ms
         self._takeover.promoted(await self._store.model())
         self._slow_read_at = now
 
@@ -174,10 +194,11 @@ class ForecastEngine:
             raise ShardRolledBack(view.shard, shard.sequence, view.sequence)
         shard.time = shard_time(self._sources, view.watermarks, view.idle, lagging_ms=lagging)
         shard.sequence, shard.closed_step = view.sequence, view.closed_step
-        if shard.pending or shard.time.watermark_ms == NO_WATERMARK or view.closed_step is None:
+        if shard.pending or shard.adding is not None or shard.time.watermark_ms == NO_WATERMARK or view.closed_step is None:
             return False
         reached = shard.time.watermark_ms // self._settings.tile_ms
         closed, target = reachable(reached, view.closed_step, self._per_step, self._settings.step_ms, self._store.keep_steps)
+        target = min(target, (self._levels.furthest(closed, shard.summed_step) + 1) * self._per_step)
         if target <= shard.target:
             return False
         a_day_closed = await self._calibrations.load(view.shard, shard, closed)

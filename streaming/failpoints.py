@@ -31,6 +31,8 @@ NAMES: Final = {
     "forecast.published": "forecasts and outbox are confirmed by the broker, not settled",
     "forecast.settled": "dirty marks and outbox are cleared",
     "forecast.step_closed": "a shard's step is marked as closed",
+    "forecast.added_up": "what a shard's products are forecast after a step is added up and stored, nothing of it is published",
+    "forecast.levels_published": "forecasts of categories and of the shop are confirmed by the broker",
     "forecast.evicted": "a product is forgotten, its tombstone is in the outbox",
 }
 

@@ -1,16 +1,19 @@
 """What the forecast worker says, built from arrays: forecasts from read-outs, trend alerts from transitions. Pure."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET
 
 from models import features as rows
 from models.alert_messages import Alert
 from models.alerts import Action
 from models.features import FeatureSpec
+from models.levels import MEAN_SCALE, SHOP, UNIT_SCALE, Errors, Sums
 from models.nowcast import Forecasts
 from models.timeline import Timelines
 from streaming.contracts import (
@@ -26,6 +29,7 @@ from streaming.contracts import (
     Trend,
     TrendAlert,
     Window,
+    valid_id,
 )
 
 # Digits that a reader can use; the rest is noise that every subscriber would pay for.
@@ -122,6 +126,66 @@ def forecasts(
             quality=_quality(context, ages[i] < COLD_START_STEPS),
             oldest_input_at=request.oldest_input_at_ms,
         )
+
+
+def level_key(name: str) -> str:
+    """The key of a category's forecasts, or of the shop's (`levels.SHOP`): always an id.
+
+    >>> level_key(""), level_key("mugs"), level_key("x" * 200)
+    ('level/shop', 'level/category/mugs', 'level/category/aa20c23e32018340')
+    """
+    if name == SHOP:
+        return "level/shop"
+    key = f"level/category/{name}"
+    return key if valid_id(key) else f"level/category/{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+def level_forecast(
+    name: str,
+    sums: Sums,
+    errors: Errors,
+    *,
+    step: int,
+    spec: FeatureSpec,
+    levels: Sequence[float],
+    lengths: Sequence[int],
+    model: ModelName,
+    issued_at_ms: int,
+    quality: Quality,
+) -> Forecast:
+    """The message of a category, or of the shop, after `step`; `sums` are those of all its products."""
+    horizon = len(sums.forecast) - len(lengths)
+    means = np.array(sums.forecast) / MEAN_SCALE
+    quantiles, cumulative = errors.quantiles(means[:horizon], means[horizon:])
+    first_ms = (step + 1) * spec.step_ms
+    recent = np.array(sums.demand, np.float64) / UNIT_SCALE
+    mean, of_sums = means.tolist(), np.round(cumulative, DECIMALS).tolist()
+    return Forecast(
+        product_id=level_key(name),
+        revision=(step, 0),
+        kind="close",
+        as_of=first_ms,
+        complete_through=first_ms,
+        issued_at=issued_at_ms,
+        valid_until=issued_at_ms + VALID_STEPS * spec.step_ms,
+        step_ms=spec.step_ms,
+        first_step=first_ms,
+        horizon=horizon,
+        mean=mean[:horizon],
+        levels=list(levels),
+        quantiles=np.round(quantiles, DECIMALS).tolist(),
+        cumulative=[Cumulative(steps=length, mean=mean[horizon + k], quantiles=of_sums[k]) for k, length in enumerate(lengths)],
+        running=None,
+        recent=Recent(
+            first_step=(step + 1 - spec.recent) * spec.step_ms, demand=[None] * (spec.recent - len(recent)) + np.round(recent, 3).tolist()
+        ),
+        trend=_trend(float(means[:horizon].mean()), float(recent.mean()) if len(recent) else 0.0),
+        model=model,
+        quality=quality,
+        oldest_input_at=None,
+        level="shop" if name == SHOP else "category",
+        category=UNSET if name == SHOP else name,
+    )
 
 
 def trend_alert(alert: Alert, levels: Sequence[float], model: ModelName, *, now_ms: int | None, valid_for_ms: int) -> TrendAlert:

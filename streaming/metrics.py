@@ -218,6 +218,16 @@ FORECAST_ALERTS_HELD: Final = _counter(
     ("kind",),
     _each(ALERT_KINDS),
 )
+FORECAST_LEVELS: Final = _counter(
+    "trendcast_forecast_levels_published_total",
+    "Forecasts of categories and of the shop confirmed by the broker.",
+    ("level",),
+    _each(("category", "shop")),
+)
+FORECAST_LEVELS_BEHIND: Final = _gauge(
+    "trendcast_forecast_levels_behind_shards",
+    "Shards, anybody's, that have not added up the newest step that some shard has: they hold the forecasts of categories and of the shop back.",
+)
 FORECAST_OUTBOX: Final = _gauge("trendcast_forecast_outbox_messages", "Messages committed and not yet confirmed by the broker.")
 FORECAST_SCORES: Final = _counter("trendcast_forecast_scores_published_total", "Days' scores confirmed by the broker, one a shard.")
 # --- forecast: what came of it, by volume class (typical demand per step: slow, medium, fast; all of them together) and role (serving, challenger) ---

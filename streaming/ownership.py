@@ -8,10 +8,13 @@ from typing import Final
 
 from feature_store.calls import NO_WATERMARK
 from models.calibration import Memory
+from models.levels import Adding
 from streaming.schedule import ShardTime
 
 # Time that moved by more than a step at once is history being caught up with; when it has not for so long, forecasts are worth sending again.
 HISTORY_PAUSE_S: Final = 1.0
+
+NO_STEP: Final = -(2**62)  # before all others
 
 Product = tuple[int, str]  # shard, product id
 
@@ -35,6 +38,9 @@ class OwnedShard:
     hurried_at: float = -HISTORY_PAUSE_S  # monotonic time at which the target last moved by more than a step
     closed_step: int | None = None
     sequence: int = 0
+    summed_step: int = NO_STEP  # its products' forecasts after steps up to this one are added up and stored
+    adding: Adding | None = None  # those after its closed step, while that goes on: until then it stays where it is
+    to_add: list[str] = field(default_factory=list)  # products that wait for it
     known_day: int | None = None  # outcomes of the days before it are whole, and in `memory`; None: not read yet
 
     @property

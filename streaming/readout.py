@@ -30,6 +30,11 @@ Compute = Callable[[Callable[[], Any]], Awaitable[Any]]  # runs a decision in th
 CUMULATIVE_DAYS: Final = (7, 14)
 
 
+def cumulative_steps(step_ms: int) -> list[int]:
+    """Lengths of the sums that every forecast has, in steps."""
+    return [max(days * DAY_MS // step_ms, 1) for days in CUMULATIVE_DAYS]
+
+
 async def gather(store: FeatureStore, codec: Codec, owned: Owned, products: Sequence[Product]) -> Gathered:
     """What is stored of these products. Raises ShardRolledBack where that is less than what was counted when the shards were looked at."""
     stored = await store.records(products, known={shard: owned[shard].sequence for shard, _ in products})
@@ -100,7 +105,7 @@ class Reader:
         self._calibrations, self._compute = calibrations, compute
         self._per_step = settings.step_ms // settings.tile_ms
         self._ahead = KnownAhead(settings, store, model.spec.covariates)
-        self._sums = [max(days * DAY_MS // settings.step_ms, 1) for days in CUMULATIVE_DAYS]
+        self._sums = cumulative_steps(settings.step_ms)
         self._model_name = ModelName(name=model.name, version=model.version)
 
     async def read_out(

@@ -83,6 +83,8 @@ class Watcher:
         if message is None:
             self.last.pop(record.key.decode(), None)
             return
+        if message.level != "product":
+            return
         self.last[message.product_id] = message
         if message.oldest_input_at is not None:
             self.recent_ms.append(now_ms - message.oldest_input_at)

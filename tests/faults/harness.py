@@ -124,6 +124,7 @@ class Outcome:
 
     sums: dict[tuple[str, int, bool], tuple[float, ...]]  # product, start, closed → measures
     forecasts: dict[str, Message]  # product → last message; evicted products have none
+    levels: dict[str, Message]  # the same of categories and of the shop, by key
     alerts: dict[tuple[str, int, str], Message]  # id, sequence, status
     outcomes: dict[tuple[int, str], list[int]]  # shard, model and day → sums over what came of forecasts
     scores: dict[tuple[int, int], Message]  # shard, start of the day
@@ -134,6 +135,7 @@ class Outcome:
         pairs: list[tuple[str, Mapping[Any, Any], Mapping[Any, Any]]] = [
             ("sums", self.sums, other.sums),
             ("forecast", self.forecasts, other.forecasts),
+            ("level", self.levels, other.levels),
             ("alert", self.alerts, other.alerts),
             ("outcomes", self.outcomes, other.outcomes),
             ("scores", self.scores, other.scores),
@@ -290,6 +292,11 @@ class Scenario:
                 return False
         return True
 
+    def shop_is_forecast(self, through_ms: int) -> bool:
+        """Whether the steps after then are, of the shop as a whole."""
+        said = (msgspec.json.decode(value) for key, value in self.read("forecasts") if key == "level/shop" and value is not None)
+        return any(message["first_step"] >= through_ms for message in said)
+
     def owners(self) -> int:
         """How many forecast workers own shards."""
         tokens = {self.redis.get(self.keys.owner(shard)) for shard in range(SHARDS)}
@@ -331,10 +338,14 @@ class Scenario:
     def finish(self, *, through_ms: int = END_MS) -> Outcome:
         """Wait for the end of all work, end the workers (so that nothing is on its way any more), and read what there is."""
         self.wait_settled(through_ms)
+        self.wait(lambda: self.shop_is_forecast(through_ms), "the shop's own forecast")
         for worker in self.workers:
             if not worker.ended():
                 assert worker.stop() == 0, worker.tail()
-        return Outcome(asyncio.run(self._sums()), self._forecasts(), self._alerts(), self._outcomes(), self._scores())
+        last = self._forecasts()
+        products = {key: message for key, message in last.items() if message["level"] == "product"}
+        levels = {key: message for key, message in last.items() if message["level"] != "product"}
+        return Outcome(asyncio.run(self._sums()), products, levels, self._alerts(), self._outcomes(), self._scores())
 
     async def _sums(self) -> dict[tuple[str, int, bool], tuple[float, ...]]:
         import pandas as pd

@@ -12,17 +12,19 @@ from tests.faults.shop_log import END_MS, HOURS, LATENESS_MS, PARTITIONS, Sent, 
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
-# In an order in which the log gives each something to do. The fifth part of nine is the one in which the silent product is evicted, after 24:30; a worker
+# In an order in which the log gives each something to do. The sixth part of eleven is the one in which the silent product is evicted, after 24:30; a worker
 # without that failpoint would evict it as soon as it is told so.
 FORECAST = (
     "forecast.claimed",
     "forecast.decided",
     "forecast.committed",
     "forecast.step_closed",
+    "forecast.added_up",
     "forecast.evicted",
     "forecast.gathered",
     "forecast.published",
     "forecast.settled",
+    "forecast.levels_published",
     "forecast.outbox_sent",
 )
 INGEST = tuple(name for name in NAMES if name.startswith("ingest.") and name != "ingest.idle_advanced")

@@ -29,6 +29,14 @@ class Sent:
         self.messages += messages
 
     def forecasts(self) -> list[Forecast]:
+        """Of products."""
+        return [f for f in self._forecasts() if f.level == "product"]
+
+    def levels(self) -> list[Forecast]:
+        """Of categories and of the shop."""
+        return [f for f in self._forecasts() if f.level != "product"]
+
+    def _forecasts(self) -> list[Forecast]:
         return [msgspec.json.decode(m.value, type=Forecast) for m in self.messages if m.topic == "forecasts" and m.value is not None]
 
     def alerts(self) -> list[TrendAlert]:
