@@ -4,7 +4,8 @@
 
 The model is trained on what was known 16 weeks before the end, then streamed on with frozen weights; every later day is an origin. Stand-ins for
 categories, which the log has none of: the first two digits of the stock code, where five products or more share them. An aggregate's quantiles come from
-what was known of its errors at the origin; the naive forecast is the same weekday's demand (of sums: the last week's), with the quantiles of its own errors of as many days.
+what was known of its errors at the origin; the naive forecast is the same weekday's demand (of sums: the last week's), with the quantiles of its own
+errors over as many days.
 """
 
 import argparse
@@ -124,7 +125,8 @@ def _naive(units: F64, day: int, horizon: int, forecast: Callable[[int, int], fl
     """(horizon, SCORED_LEVELS)"""
     pairs = [(at, h) for at in range(day - MEMORY_DAYS - horizon, day) for h in range(horizon) if day - MEMORY_DAYS < at + 1 + h <= day]
     errors = np.quantile([units[at + 1 + h] - forecast(at, h) for at, h in pairs], SCORED_LEVELS)
-    return np.maximum(np.array([forecast(day, h) for h in range(horizon)])[:, None] + errors, 0)
+    quantiles: F64 = np.maximum(np.array([forecast(day, h) for h in range(horizon)])[:, None] + errors, 0)
+    return quantiles
 
 
 def _naive_sum(units: F64, day: int, length: int) -> F64:
