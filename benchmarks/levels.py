@@ -11,7 +11,7 @@ errors over as many days.
 import argparse
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from benchmarks import retail_panel, rig
 from models import levels
-from models.backtest import _Shop
+from models.backtest import Streamed
 from models.batches import Recipe
 from models.bench import Bench, load
 from models.forecaster import Forecaster
@@ -62,7 +62,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Streamed:
+class Said:
     """What the model said of every product at every day's end, from early enough for the memory of errors to be full at the first origin."""
 
     mean: F64  # (days, products, horizon)
@@ -71,11 +71,11 @@ class Streamed:
     sum_quantiles: F64  # (days, products, LENGTHS, SCORED_LEVELS)
 
 
-def stream(bench: Bench, forecaster: Forecaster) -> Streamed:
+def stream(bench: Bench, forecaster: Forecaster) -> Said:
     """Every product through all days."""
-    shop, (days, n) = _Shop(bench, forecaster), (bench.panel.columns, len(bench.panel.product_ids))
+    shop, (days, n) = Streamed(bench, forecaster, LENGTHS), (bench.panel.columns, len(bench.panel.product_ids))
     shape, k = (days, n, forecaster.horizon), len(SCORED_LEVELS)
-    said = Streamed(np.zeros(shape), np.zeros((days, n, 2)), np.zeros((*shape, k)), np.zeros((days, n, 2, k)))
+    said = Said(np.zeros(shape), np.zeros((days, n, 2)), np.zeros((*shape, k)), np.zeros((days, n, 2, k)))
     wanted = [forecaster.levels.index(level) for level in SCORED_LEVELS]
     for day in range(days):
         shop.live(day)
@@ -89,7 +89,7 @@ def stream(bench: Bench, forecaster: Forecaster) -> Streamed:
     return said
 
 
-def judge(bench: Bench, said: Streamed, members: Sequence[int]) -> dict[str, dict[str, Judged]]:
+def judge(bench: Bench, said: Said, members: Sequence[int]) -> dict[str, dict[str, Judged]]:
     """Of one aggregate: by what is forecast, by who forecasts it."""
     units = bench.panel.demand[members, :, 0].sum(axis=0, dtype=np.float64)
     first, end, horizon = bench.cutoffs[0], bench.panel.columns, said.mean.shape[2]
@@ -104,7 +104,7 @@ def judge(bench: Bench, said: Streamed, members: Sequence[int]) -> dict[str, dic
         of_steps = found["steps"]
         of_steps["own"].add(came, steps.T[: len(came)])
         of_steps["summed"].add(came, said.quantiles[day, members].sum(axis=0)[: len(came)])
-        of_steps["naive"].add(came, _naive(units, day, horizon, lambda at, h: units[at - 6 + h % 7])[: len(came)])
+        of_steps["naive"].add(came, _naive(units, day, horizon)[: len(came)])
         for i, length in enumerate(LENGTHS):
             if day + length < end:
                 total, of_sum = units[day + 1 : day + 1 + length].sum(keepdims=True), found[f"{length} days"]
@@ -114,19 +114,22 @@ def judge(bench: Bench, said: Streamed, members: Sequence[int]) -> dict[str, dic
     return {what: dict(by_whom) for what, by_whom in found.items()}
 
 
-def _sums(bench: Bench, said: Streamed, members: Sequence[int], day: int) -> Sums:
+def _sums(bench: Bench, said: Said, members: Sequence[int], day: int) -> Sums:
     adding = Adding(said.mean.shape[2] + len(LENGTHS), 1)
     units = bench.panel.demand[members, day : day + 1, 0]
     adding.add([None] * len(members), said.mean[day, members].astype(np.float32), said.sums[day, members].astype(np.float32), units)
     return adding.done()[0][SHOP]
 
 
-def _naive(units: F64, day: int, horizon: int, forecast: Callable[[int, int], float]) -> F64:
+def _naive(units: F64, day: int, horizon: int) -> F64:
     """(horizon, SCORED_LEVELS)"""
+
+    def forecast(at: int, h: int) -> float:
+        return float(units[at - 6 + h % 7])
+
     pairs = [(at, h) for at in range(day - MEMORY_DAYS - horizon, day) for h in range(horizon) if day - MEMORY_DAYS < at + 1 + h <= day]
     errors = np.quantile([units[at + 1 + h] - forecast(at, h) for at, h in pairs], SCORED_LEVELS)
-    quantiles: F64 = np.maximum(np.array([forecast(day, h) for h in range(horizon)])[:, None] + errors, 0)
-    return quantiles
+    return np.asarray(np.maximum(np.array([forecast(day, h) for h in range(horizon)])[:, None] + errors, 0), np.float64)
 
 
 def _naive_sum(units: F64, day: int, length: int) -> F64:

@@ -27,9 +27,9 @@ from streaming.contracts import Forecast, ModelName, Quality, encode, forecast_h
 from streaming.failpoints import failpoint
 from streaming.messages import level_forecast, level_key
 from streaming.ownership import NO_STEP, Owned, OwnedShard, Ownership, Product
-from streaming.settings import Settings
 from streaming.readout import Compute, cumulative_steps
 from streaming.rebuilding import SLICE, Rebuilding
+from streaming.settings import Settings
 from streaming.sweep import SLICE_S, Sweep
 from streaming.transport import Outgoing
 

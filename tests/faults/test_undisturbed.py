@@ -34,6 +34,17 @@ def test_every_product_is_forecast_at_the_end_and_the_silent_one_is_forgotten(un
     assert {f["revision"][0] for f in undisturbed.forecasts.values()} == {END_MS // HOUR_MS - 1}
 
 
+def test_the_shop_is_forecast_at_the_end(undisturbed: Outcome) -> None:
+    assert set(undisturbed.levels) == {"level/shop"}
+    shop = undisturbed.levels["level/shop"]
+    assert (shop["revision"], shop["complete_through"]) == ([END_MS // HOUR_MS - 1, 0], END_MS)
+    sold: Counter[int] = Counter()
+    for (_, start_ms, _), measures in undisturbed.sums.items():
+        sold[start_ms] += measures[MEASURES.index("units")]
+    # The product that was forgotten was sold once, in the first hour.
+    assert shop["recent"]["demand"][-HOURS + 1 :] == [sold[hour] for hour in range(START_MS + HOUR_MS, END_MS, HOUR_MS)]
+
+
 def test_forecasts_were_compared_with_what_came_on_both_days(undisturbed: Outcome) -> None:
     days = {START_MS // DAY_MS, END_MS // DAY_MS - 1}
     assert {(shard, int(field.split(":")[1])) for shard, field in undisturbed.outcomes} == {(s, day) for s in range(SHARDS) for day in days}
