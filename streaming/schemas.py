@@ -70,7 +70,12 @@ CHANNELS: Final = {
         "{namespace}-product-updates", Doorbell, "none: the partition is the shard", "send", "Doorbell from ingest to forecast workers."
     ),
     "forecasts": Channel(
-        _topic("forecasts_topic"), Forecast, "the product", "send", "The newest forecast of each product. Compacted.", (_TOMBSTONE,)
+        _topic("forecasts_topic"),
+        Forecast,
+        "the product; of aggregates, level/shop or level/category/name",
+        "send",
+        "The newest forecast of each product, of each category and of the shop. Compacted.",
+        (_TOMBSTONE,),
     ),
     "trendAlerts": Channel(
         _topic("alerts_topic"), TrendAlert, "the product", "send", "Sudden changes of demand: firing, updated, resolved."

@@ -40,7 +40,7 @@ def test_the_shop_is_forecast_at_the_end(undisturbed: Outcome) -> None:
     assert (shop["revision"], shop["complete_through"]) == ([END_MS // HOUR_MS - 1, 0], END_MS)
     sold: Counter[int] = Counter()
     for (_, start_ms, _), measures in undisturbed.sums.items():
-        sold[start_ms] += measures[MEASURES.index("units")]
+        sold[start_ms] += int(measures[MEASURES.index("units")])
     # The product that was forgotten was sold once, in the first hour.
     assert shop["recent"]["demand"][-HOURS + 1 :] == [sold[hour] for hour in range(START_MS + HOUR_MS, END_MS, HOUR_MS)]
 
