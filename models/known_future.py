@@ -254,6 +254,12 @@ class KnownFuture:
         out[there] = self.facts.lead_steps[version[there]]
         return out
 
+    def categories(self, step: int) -> list[str | None]:
+        """Of each product, what was said to be its category when `step` began; None: nothing."""
+        rows = np.arange(len(self.facts.first) - 1)
+        version = self.facts.at(rows, np.full(len(rows), step, np.int64))
+        return [(self.facts.category[v] or None) if v >= 0 else None for v in version.tolist()]
+
     def _stock(self, row: I64, step: I64) -> Bools:
         version = self.facts.at(row, step)
         empty = np.zeros(len(row), np.bool_)

@@ -23,7 +23,7 @@ from streaming.clock import ShopClock
 from streaming.contracts import ModelName
 from streaming.failpoints import failpoint
 from streaming.known_ahead import KnownAhead
-from streaming.levels import CategoryOf, Levels, no_categories
+from streaming.levels import Levels
 from streaming.nowcasts import Nowcasts
 from streaming.outbox import Outbox
 from streaming.ownership import Owned, OwnedShard, Ownership
@@ -55,11 +55,10 @@ class ForecastEngine:
         *,
         load: Load | None = None,
         policy: AlertPolicy | None = None,
-        category_of: CategoryOf = no_categories,
     ) -> None:
         """`load`: how a promoted model is had; by default as `serving.load_compiled` does."""
         self._settings, self._store, self._raw_send = settings, store, send
-        self._policy, self._category_of = policy or AlertPolicy(), category_of
+        self._policy = policy or AlertPolicy()
         self._clock = ShopClock.of(settings)
         self._per_step = settings.step_ms // settings.tile_ms
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="model")
@@ -103,7 +102,7 @@ class ForecastEngine:
             self._send,
             self._compute,
             self._rebuilding,
-            self._category_of,
+            ahead,
         )
         metrics.serve_model(model.name, model.version)
 

@@ -16,6 +16,7 @@ from feature_store.store import FeatureStore
 from models import features as rows
 from models import levels, timeline
 from models.forecaster import Forecaster
+from models.known_future import KnownFuture
 from models.levels import SHOP, Adding, ByGroup, Errors, Sums
 from models.nowcast import Forecasts
 from models.records import Gathered
@@ -25,6 +26,7 @@ from streaming.calibrations import Calibrations
 from streaming.clock import ShopClock
 from streaming.contracts import Forecast, ModelName, Quality, encode, forecast_headers
 from streaming.failpoints import failpoint
+from streaming.known_ahead import KnownAhead
 from streaming.messages import level_forecast, level_key
 from streaming.ownership import NO_STEP, Owned, OwnedShard, Ownership, Product
 from streaming.readout import Compute, cumulative_steps
@@ -37,13 +39,6 @@ from streaming.transport import Outgoing
 MOST_BEHIND: Final = 2
 # How often to look whether other shards have got as far.
 LOOK_S: Final = 0.5
-
-CategoryOf = Callable[[Sequence[Product], int], Awaitable[Sequence[str | None]]]  # of products after a step; None: in none
-
-
-async def no_categories(products: Sequence[Product], step: int) -> Sequence[str | None]:
-    """Nothing says which category a product belongs to."""
-    return [None] * len(products)
 
 
 class Levels:
@@ -60,10 +55,10 @@ class Levels:
         send: Callable[[Iterable[Outgoing]], Awaitable[None]],
         compute: Compute,
         rebuilding: Rebuilding,
-        category_of: CategoryOf,
+        ahead: KnownAhead,
     ) -> None:
         self._settings, self._store, self._model, self._ownership = settings, store, model, ownership
-        self._sweep, self._calibrations, self._send, self._compute, self._category_of = sweep, calibrations, send, compute, category_of
+        self._sweep, self._calibrations, self._send, self._compute, self._ahead = sweep, calibrations, send, compute, ahead
         self._rebuilding = rebuilding
         self._clock = ShopClock.of(settings)
         self._lengths = cumulative_steps(settings.step_ms)
@@ -145,24 +140,28 @@ class Levels:
         if not len(there):
             return
         some, lines = [chunk[i] for i in there.tolist()], gathered.at(there)
-        out = await self._compute(lambda: self._read_out(owned, some, lines))
+        shop = await self._ahead.of(some, owned)
+        out = await self._compute(lambda: self._read_out(owned, some, lines, shop))
         usable = np.flatnonzero(out.finite())
         recent = rows.recent(self._model.spec, lines.lines.features, lines.lines.step)
         for number in sorted({number for number, _ in some}):
             mine = [i for i in usable.tolist() if some[i][0] == number]
             shard = owned[number]
             if mine and shard.adding is not None and shard.closed_step is not None:
-                categories = await self._category_of([some[i] for i in mine], shard.closed_step)
-                shard.adding.add(categories, out.mean[mine], out.cumulative_mean[mine], recent[mine])
+                categories = [None] * len(some) if shop is None else shop.categories(shard.closed_step + 1)
+                shard.adding.add([categories[i] for i in mine], out.mean[mine], out.cumulative_mean[mine], recent[mine])
 
-    def _read_out(self, owned: Owned, products: Sequence[Product], gathered: Gathered) -> Forecasts:
+    def _read_out(self, owned: Owned, products: Sequence[Product], gathered: Gathered, shop: KnownFuture | None) -> Forecasts:
         """As the products' forecasts are right after the step, before anything of the running one is known."""
         model, lines = self._model, gathered.lines
         pools = self._calibrations.pools(owned, products, int(lines.step.min()), int(lines.step.max()))
         _, factors = timeline.calibrated(model, pools, np.arange(len(products)), lines.features, lines.step)
         nothing = np.zeros((len(products), 1 + len(model.spec.streams)), np.float32)
         sums = np.asarray(self._lengths, np.int64)
-        return model.published(model.read_out(lines.features, lines.state, lines.step, nothing, nothing[:, 0], sums, factors=factors))
+        span = max(model.horizon, *self._lengths)
+        coming = timeline.coming(model, shop, np.arange(len(products)), lines.step, span)
+        out = model.read_out(lines.features, lines.state, lines.step, nothing, nothing[:, 0], sums, ahead=coming, factors=factors)
+        return model.published(out)
 
     async def _finish(self, number: int, shard: OwnedShard) -> None:
         if shard.adding is None or shard.to_add or shard.closed_step is None:

@@ -9,14 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from feature_store.facts import UNKNOWN, Facts, Version, encode
 from feature_store.sharding import shard_of
 from feature_store.store import FeatureStore
 from models import levels
 from models.forecaster import Forecaster
 from streaming.contracts import Forecast
 from streaming.engine import ForecastEngine
-from streaming.levels import CategoryOf, no_categories
-from streaming.ownership import Product
 from streaming.settings import Clock, Settings
 from tests.integration.shop import SOURCE, START, Sent, Shop, settle
 
@@ -73,10 +72,15 @@ async def until_said(engines: Sequence[ForecastEngine], sent: Sent, step: int, n
             await asyncio.sleep(0.01)
 
 
-def engine_of(
-    store: FeatureStore, settings: Settings, model: Forecaster, sent: Sent, category_of: CategoryOf = no_categories
-) -> ForecastEngine:
-    return ForecastEngine(settings, store, model, sent.send, category_of=category_of)
+def engine_of(store: FeatureStore, settings: Settings, model: Forecaster, sent: Sent) -> ForecastEngine:
+    return ForecastEngine(settings.model_copy(update={"facts_topic": "product-facts"}), store, model, sent.send)
+
+
+async def belong(store: FeatureStore, categories: dict[str, list[tuple[int, str]]]) -> None:
+    """Facts of products that say nothing but their categories, each from a step on."""
+    for name, said in categories.items():
+        facts = Facts(UNKNOWN, [Version(step, category=category) for step, category in said])
+        await store._redis.hset(store.keys.facts(int(name[1:]) % SHARDS), name, encode(facts))
 
 
 async def two_days(store: FeatureStore, settings: Settings, model: Forecaster, *, cuts: int, crash_every: int = 0) -> Sent:
@@ -213,17 +217,11 @@ async def test_a_step_that_was_held_back_says_so(store: FeatureStore, settings: 
 
 
 async def test_categories_add_up_and_end(store: FeatureStore, settings: Settings, model: Forecaster) -> None:
-    moved = START + 30
-
-    async def category_of(products: Sequence[Product], step: int) -> list[str | None]:
-        """Even products are cups; of the odd ones, the first half are plates for a while, and then cups."""
-        return [
-            "cups" if int(name[1:]) % 2 == 0 else None if name in ("p5", "p7") else "plates" if step < moved else "cups"
-            for _, name in products
-        ]
-
+    # Even products are cups; of the odd ones, the first half are plates for a while, and then cups.
+    await belong(store, {f"p{p}": [(START, "cups")] for p in (0, 2, 4, 6)})
+    await belong(store, {f"p{p}": [(START, "plates"), (START + 31, "cups")] for p in (1, 3)})
     sent, shop = Sent(), Shop(store, SHARDS)
-    engine = engine_of(store, settings, model, sent, category_of)
+    engine = engine_of(store, settings, model, sent)
     await engine.assign(range(SHARDS))
     cups, plates = "level/category/cups", "level/category/plates"
     await feed(shop, 0, 24)
@@ -248,12 +246,9 @@ async def test_too_many_categories_leave_the_shop_alone(
     store: FeatureStore, settings: Settings, model: Forecaster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(levels, "MOST_CATEGORIES", 3)
-
-    async def category_of(products: Sequence[Product], step: int) -> list[str | None]:
-        return [name for _, name in products]
-
+    await belong(store, {f"p{p}": [(START, f"category {p}")] for p in range(PRODUCTS)})
     sent, shop = Sent(), Shop(store, SHARDS)
-    engine = engine_of(store, settings, model, sent, category_of)
+    engine = engine_of(store, settings, model, sent)
     await engine.assign(range(SHARDS))
     await feed(shop, 0, 20)
     assert set(await until_said([engine], sent, START + 19)) == {SHOP}
