@@ -6,6 +6,7 @@ from typing import Final
 
 import pytest
 
+from models import artefact as artefacts
 from tests.faults.conftest import MakeScenario
 from tests.faults.harness import SHARDS, Message
 from tests.faults.shop_log import HOUR_MS, START_MS
@@ -36,7 +37,7 @@ def test_the_serving_model_in_shadow_agrees_with_itself(scenario: MakeScenario, 
             by_key.setdefault(key, []).append(json.loads(value or b""))
         return by_key
 
-    version = json.loads((repository / "models" / "default" / "model.json").read_text())["digest"][:12]
+    version = artefacts.read(repository / "models" / "default").version
     keys = [f"{shard}/{version}" for shard in range(SHARDS)]
     days = {START_MS + day * DAY_MS for day in (2, 3)}
     run.wait(lambda: all({m["start"] for m in told().get(key, [])} == days for key in keys), "scores of both whole days")
