@@ -8,11 +8,11 @@ where many small orders come, and to nothing where there are one or two, most pa
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from statistics import NormalDist
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import gammaincinv, gammaln
 
 from models.features import F32
 
@@ -22,10 +22,8 @@ F64 = npt.NDArray[np.float64]
 _LOG_SHAPES: Final = np.linspace(math.log(1e-3), math.log(1e4), 240)
 # No forecast is surer than that of so many orders, nor less sure than that of so few.
 _FEWEST, _MOST = 1e-2, 1e4
-# Above this shape the cube-root approximation is exact to a thousandth.
-_LARGE: Final = 30.0
-_TERMS: Final = 200
-_HALVINGS: Final = 50
+# Below, a quantile is its logarithm's first term: the next one is smaller by as much again.
+_TINY_LOG: Final = -50.0
 
 
 def level_shares(levels: Sequence[float]) -> F32:
@@ -72,24 +70,5 @@ def gamma_log_quantile(level: float, shape: F64) -> F64:
     >>> np.exp(gamma_log_quantile(0.5, np.array([1.0, 100.0]))).round(3).tolist()
     [0.693, 99.667]
     """
-    log_gamma = np.array([math.lgamma(1 + a) for a in shape.tolist()])
-    low, high = (math.log(level) + log_gamma) / shape - 1, np.log(shape + 12 * np.sqrt(shape) + 40)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        below = _log_distribution(middle, shape, log_gamma) < math.log(level)
-        low, high = np.where(below, middle, low), np.where(below, high, middle)
-    ninth = 1 / (9 * shape)
-    large = np.log(shape) + 3 * np.log(
-        np.maximum(1 - ninth + NormalDist().inv_cdf(level) * np.sqrt(ninth), 1e-3)
-    )  # Wilson and Hilferty 1931
-    return np.asarray(np.where(shape > _LARGE, large, (low + high) / 2))
-
-
-def _log_distribution(log_x: F64, shape: F64, log_gamma: F64) -> F64:
-    """Logarithm of the gamma distribution function, by its series (Abramowitz and Stegun 6.5.29); good for shapes up to _LARGE."""
-    x = np.exp(log_x)
-    term, total = np.ones_like(x), np.ones_like(x)
-    for n in range(1, _TERMS):
-        term = term * x / (shape + n)
-        total = total + term
-    return np.asarray(shape * log_x - x - log_gamma + np.log(total))
+    tiny = (math.log(level) + gammaln(1 + shape)) / shape  # the first term of the distribution's series at 0, where float64 ends
+    return np.asarray(np.where(tiny < _TINY_LOG, tiny, np.log(np.maximum(gammaincinv(shape, level), math.exp(_TINY_LOG)))))

@@ -71,7 +71,7 @@ def wide(frame: Any, column: str) -> Any:
 
 def negative_binomial(mean: Any, history: Any) -> Any:
     """Quantiles (n, horizon, levels) around a mean (n, horizon), by the overdispersion of each product's history."""
-    from scipy.stats import nbinom  # type: ignore[import-untyped]
+    from scipy.stats import nbinom
 
     past = history.groupby("unique_id")["y"].agg(["mean", "var"])
     usual = past["mean"].to_numpy() + 1e-6
