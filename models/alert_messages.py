@@ -8,6 +8,7 @@ from statistics import NormalDist
 
 from models import drivers
 from models.alerts import Action, AlertPolicy, Kind, Reason, Transitions
+from models.known_future import KnownFuture
 
 
 class Severity(StrEnum):
@@ -72,15 +73,26 @@ def messages(
     tile_ms: int,
     levels: Sequence[float],
     reason: Reason | None = None,
+    shop: KnownFuture | None = None,
 ) -> list[Alert]:
-    """An alert for each transition, in its order. `product_ids`: of the batch's rows; `reason`: what `close_all` was given."""
-    return list(_messages(transitions, product_ids, policy, tile_ms, levels, reason))
+    """An alert for each transition, in its order. `product_ids`: of the batch's rows; `reason`: what `close_all` was given; `shop`: what the shop said
+    of the batch's products."""
+    effects = drivers.split(transitions.funnel, transitions.usual, transitions.expected)
+    if shop is not None:
+        first, last = (tile * tile_ms // shop.step_ms for tile in (transitions.start_tile, transitions.tile))
+        effects = drivers.told(effects, drivers.Facts.of(shop, transitions.rows, first, last))
+    return list(_messages(transitions, product_ids, policy, tile_ms, levels, reason, drivers.ranked(effects)))
 
 
 def _messages(
-    t: Transitions, product_ids: Sequence[str], policy: AlertPolicy, tile_ms: int, levels: Sequence[float], closed: Reason | None
+    t: Transitions,
+    product_ids: Sequence[str],
+    policy: AlertPolicy,
+    tile_ms: int,
+    levels: Sequence[float],
+    closed: Reason | None,
+    said: Sequence[Sequence[tuple[str, float]]],
 ) -> Iterator[Alert]:
-    said = drivers.ranked(drivers.split(t.funnel, t.usual, t.expected))
     for i, row in enumerate(t.rows.tolist()):
         product_id, action = product_ids[row], Action(int(t.action[i]))
         kind = Kind.SPIKE if t.spike[i] else Kind.DROP

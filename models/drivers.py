@@ -20,6 +20,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from models.known_future import KnownFuture
+from models.seasons import DAY_MS
+
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
@@ -51,9 +54,15 @@ SAME_PRICE: Final = 0.02
 class Facts:
     """What is known of the products at the time of their windows."""
 
-    stock: Floats  # (k,) units in stock, the least of the window; NaN: not known
-    promoted: Bools  # (k,) a promotion runs, and usually does not
-    price: Floats  # (k,) relative to the product's usual price, promotions not included; NaN: not known
+    stock: Floats  # (k,) whether anything is in stock as the window's last step begins: 0 or more; NaN: not known
+    promoted: Bools  # (k,) a promotion runs then, and did not a day before the window
+    price: Floats  # (k,) relative to that of a day before the window, promotions not included; NaN: not known
+
+    @classmethod
+    def of(cls, shop: KnownFuture, rows: npt.NDArray[np.int64], first: npt.NDArray[np.int64], last: npt.NDArray[np.int64]) -> "Facts":
+        """Of windows of the products `rows`, (k,), from the step `first` to the step `last`, (k,) each."""
+        stock, discount, price = shop.change(rows, first - max(DAY_MS // shop.step_ms, 1), last)
+        return cls(stock, discount > 0, price)
 
 
 def split(observed: Floats, usual: Floats, expected: Floats) -> Floats:

@@ -260,6 +260,18 @@ class KnownFuture:
         version = self.facts.at(rows, np.full(len(rows), step, np.int64))
         return [(self.facts.category[v] or None) if v >= 0 else None for v in version.tolist()]
 
+    def change(self, rows: npt.NDArray[np.intp], before: I64, now: I64) -> tuple[F64, F64, F64]:
+        """Of the products in `rows`, (m,), from the start of one step to that of another, (m,) each: stock at the end (1: some, 0: none, NaN: not known),
+        what the discount of the step grew by, and the price as a multiple of the earlier one (NaN: not known)."""
+        row = np.asarray(rows, np.int64)
+        then, after = self.facts.at(row, before), self.facts.at(row, now)
+        stock = np.append(self.facts.stock, -1)[after].astype(np.float64)
+        discounts = [
+            self.facts.discounts(version[:, None], step[:, None], self.step_ms)[:, 0] for version, step in ((then, before), (after, now))
+        ]
+        price = np.append(self.facts.price, np.nan)
+        return np.where(stock < 0, np.nan, stock), discounts[1] - discounts[0], np.exp(price[after] - price[then])
+
     def _stock(self, row: I64, step: I64) -> Bools:
         version = self.facts.at(row, step)
         empty = np.zeros(len(row), np.bool_)

@@ -53,6 +53,7 @@ class Decided:
     advanced: Advanced
     moved: list[Moved]
     seen: dict[int, InputSums]  # of the network's inputs, by day
+    shop: KnownFuture | None  # what the shop said of them
 
 
 class Sweep:
@@ -184,7 +185,7 @@ class Sweep:
             moved.append((Reason.MODEL_CHANGED, _said(before.lines.scores, _renumbered(ended, others))))
         advanced = timeline.advance(before.lines, sums, first, self._per_step, self._model, self._policy, pools, shop)
         moved += [(None, transitions) for transitions in advanced.transitions]
-        return Decided(advanced, moved, self._seen(advanced))
+        return Decided(advanced, moved, self._seen(advanced), shop)
 
     def _seen(self, advanced: Advanced) -> dict[int, InputSums]:
         """What the network has just seen of the products whose turn it was."""
@@ -207,7 +208,7 @@ class Sweep:
         by_shard: defaultdict[int, list[int]] = defaultdict(list)
         for i, (shard, _) in enumerate(products):
             by_shard[shard].append(i)
-        entries = self._entries(products, decided.moved)
+        entries = self._entries(products, decided.moved, decided.shop)
         refused: set[Product] = set()
         for shard, rows in by_shard.items():
             known, token = owned[shard].sequence, self._ownership.token
@@ -229,7 +230,7 @@ class Sweep:
                     metrics.FORECAST_ALERTS_HELD.labels(Kind.SPIKE if spike else Kind.DROP).inc()
         return refused
 
-    def _entries(self, products: Sequence[Product], moved: Sequence[Moved]) -> defaultdict[int, dict[str, bytes]]:
+    def _entries(self, products: Sequence[Product], moved: Sequence[Moved], shop: KnownFuture | None) -> defaultdict[int, dict[str, bytes]]:
         """Outbox entries of alerts, by shard."""
         entries: defaultdict[int, dict[str, bytes]] = defaultdict(dict)
         now_ms = self._clock.now_ms(int(time.time() * 1000))
@@ -237,7 +238,7 @@ class Sweep:
         for reason, transitions in moved:
             if len(transitions):
                 said = alert_messages(
-                    transitions, names, self._policy, tile_ms=self._settings.tile_ms, levels=self._model.levels, reason=reason
+                    transitions, names, self._policy, tile_ms=self._settings.tile_ms, levels=self._model.levels, reason=reason, shop=shop
                 )
                 for row, alert in zip(transitions.rows, said, strict=True):
                     entries[products[row][0]] |= self._outbox.of_alerts([alert], self._model.levels, self._policy.update_tiles, now_ms)
@@ -256,7 +257,9 @@ class Sweep:
             gathered = await self.gather({number: last}, [product])
         _, ended = alerts.close_all(gathered.lines.scores[:, OWN_COLUMNS:], Reason.EVICTED, self._policy, tile_ms=self._settings.tile_ms)
         ended = _said(gathered.lines.scores, ended)
-        entries = self._entries([product], [(Reason.EVICTED, ended)])[number] | self._outbox.tombstone(name, int(gathered.lines.tile[0]))
+        shop = await self._ahead.of([product])
+        entries = self._entries([product], [(Reason.EVICTED, ended)], shop)[number]
+        entries |= self._outbox.tombstone(name, int(gathered.lines.tile[0]))
         if await self._store.evict(number, self._ownership.token, name, heard_ms, entries):
             failpoint("forecast.evicted")
             metrics.FORECAST_EVICTED.inc()

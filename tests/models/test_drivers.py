@@ -8,7 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from feature_store.facts import Facts as StoredFacts
+from feature_store.facts import Version, encode
 from models.drivers import NAMES, PSEUDO_ORDERS, Facts, ranked, split, told
+from models.known_future import KnownFuture, Place
+from models.seasons import HOUR_MS
 
 Floats = npt.NDArray[np.float64]
 
@@ -28,7 +32,8 @@ def drivers_of(views: float, carts: float, orders: float, units: float, usual: F
 def naive(observed: list[float], usual: list[float]) -> list[float]:
     """The method's definition, factor by factor: views, carts a view, orders a cart, units an order."""
     factors = [[side[0], side[1] / side[0], side[2] / side[1], side[3] / side[2]] for side in (observed, usual)]
-    mean = observed[3] if observed[3] == usual[3] else (observed[3] - usual[3]) / (math.log(observed[3]) - math.log(usual[3]))
+    same = math.isclose(observed[3], usual[3], rel_tol=1e-7)  # closer than that, the quotient is rounding
+    mean = observed[3] if same else (observed[3] - usual[3]) / (math.log(observed[3]) - math.log(usual[3]))
     return [mean * math.log(a / b) for a, b in zip(*factors, strict=True)]
 
 
@@ -113,3 +118,25 @@ def test_facts_tell_why_buyers_changed_where_they_point_that_way(facts: Facts, c
     if name != "cart_rate":
         assert not {"cart_rate", "checkout_rate"} & set(found)
         assert found[name] == pytest.approx(before["cart_rate"] + before["checkout_rate"])
+
+
+def shop_of(versions: list[Version]) -> KnownFuture:
+    return KnownFuture.of((), HOUR_MS, Place("UTC"), [b"", encode(StoredFacts(10_000, versions))])
+
+
+def test_what_the_shop_said_since_the_day_before_the_window_is_the_reason() -> None:
+    """A product without facts, then one whose stock, promotion and price are those of the window's last step, and of a day before its first."""
+    first, last = np.array([500, 500]), np.array([503, 503])
+    plan = (480 * 3600, 520 * 3600, 2_000)
+    both = [np.arange(2), first, last]
+    nothing = Facts.of(shop_of([]), *both)
+    assert np.isnan(nothing.stock).all()
+    assert not nothing.promoted.any()
+    gone = Facts.of(shop_of([Version(400, price=10_000, stock=1), Version(502, price=9_000, stock=0, promotions=plan)]), *both)
+    assert np.isnan(gone.stock[0])
+    assert np.isnan(gone.price[0])
+    assert (gone.stock[1], gone.promoted[1], round(float(gone.price[1]), 9)) == (0, True, 0.9)
+    later = Facts.of(shop_of([Version(400, price=10_000, stock=1), Version(504, price=9_000, stock=0, promotions=plan)]), *both)
+    assert (later.stock[1], later.promoted[1], later.price[1]) == (1, False, 1)
+    always = Facts.of(shop_of([Version(400, price=10_000, promotions=(470 * 3600, 520 * 3600, 2_000))]), *both)
+    assert not always.promoted[1]
