@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Meta, Struct
 
 Headers = list[tuple[str, bytes]]
 
@@ -246,7 +246,7 @@ class Forecast(Struct, frozen=True, kw_only=True):
     quality: Quality
     oldest_input_at: EpochMs | None  # real time at which its oldest new event was sent; None: no new event is in it
     level: ForecastLevel = "product"
-    category: Text | UnsetType = UNSET  # of the level category: its name
+    category: Text | None = None  # of the level category: its name
     schema: Literal[1] = 1
 
 

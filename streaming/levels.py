@@ -72,6 +72,7 @@ class Levels:
     def _forget(self) -> None:
         self._published: dict[int, int] = {}  # shard → step of which all its aggregates are published
         self._origins: dict[int, ByGroup] = {}  # sums of all shards, of our aggregates
+        self._said: set[str] = set()  # aggregates that were published
         self._gone: set[str] = set()  # aggregates without a product, of which readers were told
         self._read_through = NO_STEP  # origins up to this step are among them
         self._errors: dict[str, tuple[int, Errors]] = {}  # newest origin that is in them
@@ -206,11 +207,13 @@ class Levels:
             return
         groups = self._ours(due, [levels.decode(part) for part in parts if part is not None])
         await self._read_origins(owned, step)
-        gone = {name for at in self._origins.values() for name in at if name not in groups and self._shard(name) in due}
+        known = self._said.union(*self._origins.values())
+        gone = {name for name in known - groups.keys() if self._shard(name) in due}
         messages = await self._compute(lambda: self._messages(due, step, groups, sorted(gone - self._gone)))
         await self._send(messages)
         self._published |= dict.fromkeys(due, step)
         self._gone = (self._gone | gone) - groups.keys()
+        self._said |= groups.keys()
         failpoint("forecast.levels_published")
         for level, n in (("shop", SHOP in groups), ("category", len(groups.keys() - {SHOP}))):
             metrics.FORECAST_LEVELS.labels(level).inc(n)

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from msgspec import UNSET
 
 from models import features as rows
 from models.alert_messages import Alert
@@ -184,7 +183,7 @@ def level_forecast(
         quality=quality,
         oldest_input_at=None,
         level="shop" if name == SHOP else "category",
-        category=UNSET if name == SHOP else name,
+        category=name or None,
     )
 
 

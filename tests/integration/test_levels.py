@@ -112,7 +112,7 @@ async def test_the_shop_is_the_sum_of_its_products_as_published(store: FeatureSt
     [shop] = [f for f in sent.levels() if f.revision[0] == START + 47]
     assert len(products) == PRODUCTS
     assert shop.level == "shop"
-    assert shop.category is msgspec.UNSET
+    assert shop.category is None
     assert (shop.revision, shop.kind, shop.running) == ((START + 47, 0), "close", None)
     assert shop.complete_through == shop.as_of == shop.first_step == (START + 48) * HOUR
     np.testing.assert_allclose(shop.mean, np.sum([f.mean for f in products], axis=0), rtol=1e-9)
