@@ -57,8 +57,7 @@ class Calibrations:
 
     async def restore(self, number: int, shard: OwnedShard) -> None:
         """Another model served the shard until now: what was read of its outcomes gives way to what there is of ours, of the same days."""
-        by_day = {} if shard.known_day is None else await self._read(number)
-        shard.memory = Memory(len(self._model.levels), by_day)
+        shard.memory = self._memory({} if shard.known_day is None else await self._read(number))
 
     def pools(self, owned: Owned, products: Sequence[Product], first_step: int, last_step: int) -> Pools:
         """Factors of forecasts made after any of these steps, one pool a shard, in the order of their numbers."""

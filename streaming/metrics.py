@@ -245,7 +245,7 @@ FORECAST_MWQL: Final = _gauge(
 FORECAST_NAIVE: Final = _gauge(
     "trendcast_forecast_naive_loss_ratio",
     "MWQL of the naive forecast (as a day before) on the same steps; the model is worth what it lies below.",
-    ("volume",),
+    ("volume", "role"),
 )
 FORECAST_BIAS: Final = _gauge(
     "trendcast_forecast_bias_ratio",
@@ -361,7 +361,7 @@ def show_accuracy(by_volume: Mapping[str, Accuracy], levels: Sequence[float], ro
     for volume, accuracy in by_volume.items():
         if accuracy.demand:
             FORECAST_MWQL.labels(volume, role).set(accuracy.mwql)
-            FORECAST_NAIVE.labels(volume).set(accuracy.naive)
+            FORECAST_NAIVE.labels(volume, role).set(accuracy.naive)
             FORECAST_BIAS.labels(volume, role).set(accuracy.bias)
         for level, below, at_most in zip(levels, accuracy.below, accuracy.at_most, strict=True):
             FORECAST_BELOW.labels(volume, level, role).set(below)

@@ -55,8 +55,14 @@ class FollowedShard:
     whole_from: int  # first day of which it sees everything
     followed: Followed
     by_day: dict[int, Outcomes] = field(default_factory=dict)
+    before: Mapping[int, Outcomes] = field(default_factory=dict)  # of days that it has not seen whole, where the model served then
     memory: Memory | None = None
     known_day: int | None = None
+
+    @property
+    def known(self) -> dict[int, Outcomes]:
+        """All that is known of the model's outcomes, by day."""
+        return {**self.by_day, **self.before}
 
 
 class Shadow:
@@ -111,10 +117,11 @@ class Shadow:
         shard.step = last
         shard.followed = shard.followed.at(np.flatnonzero(shard.followed.ends > last))
         ended = range(days[0], calibration.day_of(last + 1, step_ms))
+        known = shard.known
         return [
-            scores_of(number, day, shard.by_day, self._model.levels, self._name, shadow=True)
+            scores_of(number, day, known, self._model.levels, self._name, shadow=True)
             for day in ended
-            if day >= shard.whole_from and day in shard.by_day
+            if day >= shard.whole_from and day in known
         ]
 
     async def _meet(self, number: int, shard: FollowedShard) -> None:
@@ -163,9 +170,9 @@ class Shadow:
         day = calibration.day_of(shard.step + 1, self._settings.step_ms)
         if shard.memory is None or day != shard.known_day:
             stored = outcomes_by_day(await self._store.day_sums(number, self._model.version[:8]), self._model.levels)
-            before = {each: found for each, found in stored.items() if each < shard.whole_from}
+            shard.before = {each: found for each, found in stored.items() if each < shard.whole_from}
             shard.by_day = {each: found for each, found in shard.by_day.items() if each >= day - LAG_DAYS - MEMORY_DAYS}
-            shard.memory, shard.known_day = Memory(len(self._model.levels), {**shard.by_day, **before}), day
+            shard.memory, shard.known_day = Memory(len(self._model.levels), shard.known), day
         return shard.memory
 
     def _last_step(self, heard_ms: int) -> int:
