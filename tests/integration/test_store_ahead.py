@@ -130,6 +130,17 @@ async def test_only_products_that_are_forecast_and_said_something_new_are_foreca
     assert not await store._redis.exists(store.keys.dirty(0))
 
 
+async def test_facts_outlive_a_silence_unless_they_were_withdrawn(store: FeatureStore) -> None:
+    said = [FactChange("p0", Version(5, 100), 7), FactChange("p1", Version(5, 100), 8), FactChange("p1", Version(9), 8)]
+    await apply(store, said, 0)  # type: ignore[arg-type]
+    await store._redis.zadd(store.keys.live(0), {"p0": 1, "p1": 1})
+    await store.claim([0], "me")
+    for name in ("p0", "p1"):
+        assert await store.evict(0, "me", name, 1, {})
+    found, _ = await store.known_ahead([(0, "p0"), (0, "p1")])
+    assert (bool(found[0]), found[1]) == (True, b"")
+
+
 async def test_a_reader_notices_that_redis_forgot(store: FeatureStore) -> None:
     await apply(store, [FactChange("p0", Version(5, 100), 7)], 0)
     with pytest.raises(ShardRolledBack):
