@@ -106,10 +106,16 @@ def test_a_name_that_kafka_refuses_is_named(kafka: str) -> None:
 
 
 def test_plans_fit_their_clock() -> None:
-    wall = {spec.name: spec for spec in topics.plan(Settings())}
-    log = {spec.name: spec for spec in topics.plan(Settings(clock=Clock.LOG))}
+    ahead = {"facts_topic": "product-facts", "context_topic": "context"}
+    wall = {spec.name: spec for spec in topics.plan(Settings(**ahead))}
+    log = {spec.name: spec for spec in topics.plan(Settings(clock=Clock.LOG, **ahead))}
     assert wall["orders"].config["retention.ms"] == str(7 * 24 * 3_600_000)
     assert log["orders"].config["retention.ms"] == "-1"
     compacted = {name for name, spec in wall.items() if spec.config["cleanup.policy"] == "compact"}
     assert compacted == {"forecasts", "forecast-scores", "product-facts", "context", "alert-feedback"}
+    assert wall["product-facts"].config["min.compaction.lag.ms"] == wall["orders"].config["retention.ms"]  # a restored Redis reads it again
+    assert log["context"].config["retention.ms"] == "-1"
+    assert not {"product-facts", "context"} & {
+        spec.name for spec in topics.plan(Settings())
+    }  # a topic that nobody writes to would hold up time
     assert wall["shop-product-updates"].partitions == 32
