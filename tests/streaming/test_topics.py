@@ -1,6 +1,7 @@
 """Topics on a real broker: created as planned, differences named, ids and ends told."""
 
 import hashlib
+from typing import Any
 
 import pytest
 from kafka import KafkaProducer, TopicPartition
@@ -106,7 +107,7 @@ def test_a_name_that_kafka_refuses_is_named(kafka: str) -> None:
 
 
 def test_plans_fit_their_clock() -> None:
-    ahead = {"facts_topic": "product-facts", "context_topic": "context"}
+    ahead: dict[str, Any] = {"facts_topic": "product-facts", "context_topic": "context"}
     wall = {spec.name: spec for spec in topics.plan(Settings(**ahead))}
     log = {spec.name: spec for spec in topics.plan(Settings(clock=Clock.LOG, **ahead))}
     assert wall["orders"].config["retention.ms"] == str(7 * 24 * 3_600_000)
