@@ -217,13 +217,14 @@ async def test_a_step_that_was_held_back_says_so(store: FeatureStore, settings: 
 
 
 async def test_categories_add_up_and_end(store: FeatureStore, settings: Settings, model: Forecaster) -> None:
-    # Even products are cups; of the odd ones, the first half are plates for a while, and then cups.
+    # Even products are cups; of the odd ones, the first half are plates for a while, and then cups. One is a mug for an hour of the second day.
     await belong(store, {f"p{p}": [(START, "cups")] for p in (0, 2, 4, 6)})
     await belong(store, {f"p{p}": [(START, "plates"), (START + 31, "cups")] for p in (1, 3)})
+    await belong(store, {"p5": [(START + 27, "mugs"), (START + 28, "cups")]})
     sent, shop = Sent(), Shop(store, SHARDS)
     engine = engine_of(store, settings, model, sent)
     await engine.assign(range(SHARDS))
-    cups, plates = "level/category/cups", "level/category/plates"
+    cups, plates, mugs = "level/category/cups", "level/category/plates", "level/category/mugs"
     await feed(shop, 0, 24)
     said = await until_said([engine], sent, START + 23, [SHOP, cups, plates])
     await settle(engine, store, SHARDS)
@@ -231,15 +232,16 @@ async def test_categories_add_up_and_end(store: FeatureStore, settings: Settings
     for key, members in ((cups, (0, 2, 4, 6)), (plates, (1, 3)), (SHOP, range(PRODUCTS))):
         np.testing.assert_allclose(said[key].mean, np.sum([last[p].mean for p in members], axis=0), rtol=1e-9)
     assert (said[cups].level, said[cups].category) == ("category", "cups")
-    await feed(shop, 24, 31)
+    await feed(shop, 24, 27)
+    said = await until_said([engine], sent, START + 26, [SHOP, cups, plates, mugs])
+    assert said[mugs].recent.demand[-1] is not None
+    await feed(shop, 27, 31)
     said = await until_said([engine], sent, START + 30, [SHOP, cups])
-    assert plates not in said
-    gone = [m for m in sent.messages if m.key == plates.encode() and m.value is None]
-    assert len(gone) == 1
-    assert {f.revision[0] for f in sent.levels() if f.product_id == plates} == {START + 23}
+    assert said.keys() == {SHOP, cups}
     await feed(shop, 31, 32)
     await until_said([engine], sent, START + 31, [SHOP, cups])
-    assert len([m for m in sent.messages if m.value is None]) == 1
+    assert sorted(m.key or b"" for m in sent.messages if m.value is None) == [mugs.encode(), plates.encode()]  # once
+    assert {f.revision[0] for f in sent.levels() if f.product_id == mugs} == {START + 26}
 
 
 async def test_too_many_categories_leave_the_shop_alone(
