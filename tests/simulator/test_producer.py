@@ -17,7 +17,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from simulator.demand import ShopConfig
-from simulator.events import HOUR_MS
+from simulator.events import CONTEXT, FACTS, HOUR_MS
 from simulator.feed import Chunk, Partitions
 from simulator.producer import Pace, Producer, Progress, TopicNames, send
 from simulator.session import Leg, run
@@ -27,18 +27,21 @@ from streaming.errors import UserError
 
 CONFIG = ShopConfig(products=50, lines_per_hour=500)
 START_MS = CONFIG.opened_ms
+PARTITIONS = Partitions(3, 2, 2, 1)
 
 Seen = list[tuple[int, bytes | None, bytes, dict[str, bytes]]]
 
 
 @pytest.fixture
 def topics(kafka: str) -> Iterator[TopicNames]:
-    """Two topics of this test's own, with 3 and 2 partitions."""
-    names = TopicNames(f"orders-{uuid4().hex[:8]}", f"clickstream-{uuid4().hex[:8]}")
+    """Topics of this test's own."""
+    unique = uuid4().hex[:8]
+    names = TopicNames(f"orders-{unique}", f"clickstream-{unique}", f"facts-{unique}", f"context-{unique}")
+    there = {str(name): n for name, n in zip(names, PARTITIONS, strict=True)}
     admin = KafkaAdminClient(bootstrap_servers=kafka)
-    admin.create_topics([NewTopic(name, n, 1, topic_configs={"retention.ms": "-1"}) for name, n in zip(names, (3, 2), strict=True)])
+    admin.create_topics([NewTopic(name, n, 1, topic_configs={"retention.ms": "-1"}) for name, n in there.items()])
     yield names
-    admin.delete_topics(list(names))
+    admin.delete_topics(list(there))
     admin.close()
 
 
@@ -63,7 +66,7 @@ async def test_every_record_arrives_once_in_order(kafka: str, topics: TopicNames
     shop = Shop(CONFIG, 3)
     async with Producer(kafka, topics, compression="lz4") as producer:
         partitions = await producer.partitions()
-        assert partitions == Partitions(3, 2)
+        assert partitions == PARTITIONS
         feed = shop.feed(START_MS, partitions=partitions)
         truth = feed.truth()
         chunks = list(feed.chunks(START_MS + 12 * HOUR_MS))
@@ -71,9 +74,12 @@ async def test_every_record_arrives_once_in_order(kafka: str, topics: TopicNames
         before = time.time()
         total = await send(chunks, producer, truth=truth, progress=shown.append)
         after = time.time()
-    assert total.records == truth.total("sent") + truth.total("heartbeats") == shown[-1].records
+    ahead = sum(len(batch) for chunk in chunks for batch in chunk.batches if batch.topic in (FACTS, CONTEXT))
+    assert total.records - ahead == truth.total("sent") + truth.total("heartbeats")
+    assert ahead > CONFIG.products
+    assert shown[-1].records == total.records
     assert shown[-1].until_ms == truth.until_ms == START_MS + 12 * HOUR_MS
-    for topic, n in enumerate(partitions[:2]):
+    for topic, n in enumerate(partitions):
         for partition in range(n):
             mine = [batch for chunk in chunks for batch in chunk.batches if (batch.topic, batch.partition) == (topic, partition)]
             seen = await consume(kafka, str(topics[topic]), partition)
