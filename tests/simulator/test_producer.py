@@ -153,6 +153,8 @@ def command(kafka: str, topics: TopicNames, monkeypatch: pytest.MonkeyPatch, *ar
     monkeypatch.setenv("TRENDCAST_KAFKA_BOOTSTRAP", kafka)
     monkeypatch.setenv("TRENDCAST_ORDERS_TOPIC", topics.orders)
     monkeypatch.setenv("TRENDCAST_CLICKSTREAM_TOPIC", topics.clickstream)
+    monkeypatch.setenv("TRENDCAST_FACTS_TOPIC", str(topics.facts))
+    monkeypatch.setenv("TRENDCAST_CONTEXT_TOPIC", str(topics.context))
     result = CliRunner().invoke(build(), list(arguments), catch_exceptions=False)
     assert result.exit_code == 0, result.output
 
@@ -178,6 +180,9 @@ def test_simulate_sends_and_writes_its_truth(kafka: str, topics: TopicNames, tmp
     seen = [record for p in range(3) for record in asyncio.run(consume(kafka, topics.orders, p)) if "watermark" not in record[3]]
     assert len(seen) == summary["counts"]["orders.sent"]
     assert pd.read_parquet(tmp_path / "products.parquet")["units"].sum() > 0
+    facts = [record for p in range(2) for record in asyncio.run(consume(kafka, str(topics.facts), p))]
+    assert len({record[1] for record in facts if record[1] is not None}) == 20
+    assert summary["context"]["weather"]["effect"] > 0
 
 
 def test_replay_sends_and_writes_its_truth(kafka: str, topics: TopicNames, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,6 +193,9 @@ def test_replay_sends_and_writes_its_truth(kafka: str, topics: TopicNames, tmp_p
     command(kafka, topics, monkeypatch, "replay", str(tmp_path / "log.csv"), "--truth", str(tmp_path / "truth"))
     summary = json.loads((tmp_path / "truth" / "truth.json").read_text())
     assert "SYNTHETIC" in summary["clicks"]
+    beats = asyncio.run(consume(kafka, str(topics.context), 0))
+    assert beats  # a real log knows nothing ahead, and must not hold up time
+    assert all("watermark" in record[3] for record in beats)
     assert summary["skipped"] == {"quantity of zero or less (adjustment)": 1}
     products = pd.read_parquet(tmp_path / "truth" / "products.parquet")
     assert products[["product_id", "units"]].to_numpy().tolist() == [["85048", 12.0]]
