@@ -28,7 +28,8 @@ from feature_store.calls import (
     decode_running,
 )
 from feature_store.measures import N_MEASURES, ORDERS, REVENUE, UNITS
-from feature_store.store import LIVE_CELLS, FeatureStore
+from feature_store.store import FeatureStore
+from feature_store.store.client import LIVE_CELLS
 from streaming.settings import HOUR_MS, Settings
 
 SHARD = 3

@@ -8,7 +8,8 @@ import pytest
 
 from feature_store.calls import OwnerLost, RebuiltState, ShardRolledBack, StoreUnusable
 from feature_store.measures import N_MEASURES, UNITS
-from feature_store.store import FEW_STEPS, FeatureStore
+from feature_store.store import FeatureStore
+from feature_store.store.forecasting import FEW_STEPS
 from models.records import header
 from streaming.settings import Settings
 
