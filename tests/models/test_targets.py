@@ -36,10 +36,8 @@ def some_panel(spec: FeatureSpec, columns: int, seed: int = 0, products: int = 6
 
 
 def at_step(panel: Panel, i: int, column: int) -> F32 | None:
-    """Covariates of one product and step. A product's price is known before its first sale."""
-    if panel.covariates is None:
-        return None
-    return features.held(panel.covariates[i : i + 1, : column + 1], np.zeros((1, panel.covariates.shape[2]), np.float32))[:, -1]
+    """Covariates of one product and step as they are said: where nothing is, a row holds what was said in the product's life, 0 before."""
+    return None if panel.covariates is None else panel.covariates[i : i + 1, column]
 
 
 def streamed(spec: FeatureSpec, panel: Panel, column: int) -> F32:
