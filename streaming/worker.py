@@ -26,6 +26,7 @@ HARD_END_S: Final = 8.0
 # For what is in flight (one round of calls to Redis), and for Faust to leave its group.
 RELEASE_S: Final = 3.0
 STOP_S: Final = 3.0
+CANCEL_AGAIN_S: Final = 0.5
 # How long the event loop may be silent before `/healthz` says so; a batch takes it about 0.1 s.
 LOOP_SILENCE_S: Final = 30.0
 LOOP: Final = "event loop"
@@ -145,7 +146,9 @@ async def _serve(
             "worker.starting", worker=kind, namespace=settings.namespace, metrics=f"http://{settings.metrics_host}:{server.port}/metrics"
         )
         try:
-            await worker.open()
+            await first_end(worker.open(), _until(stopping))  # loading a model takes longer than an end may
+            if stopping.is_set():
+                return
             _calm_collector()
             reading = [_app_until_it_ends(app)] if consumes else []
             await first_end(*reading, worker.run(), _beat(health), _until(stopping))
@@ -199,8 +202,11 @@ async def first_end(*parts: Coroutine[Any, Any, None]) -> None:
         for task in done:
             task.result()
     finally:
-        for task in tasks:
-            task.cancel()
+        left = {task for task in tasks if not task.done()}
+        while left:  # a task whose own timeout ends at the same moment may miss that it was cancelled: it is told again
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
