@@ -82,9 +82,13 @@ def configure_logging(level: str) -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Faust logs an error with its traceback at every service that it passes; ours is logged once, at the end."""
+    """Faust logs an error with its traceback at every service that it passes; ours is logged once, at the end.
+
+    Nor is it news that a thread of Faust's, which such an error has ended, cannot be told to end.
+    """
     error = record.exc_info[1] if record.exc_info else None
-    return record.name == "trendcast" or not isinstance(error, _EXPECTED)
+    ended = isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+    return record.name == "trendcast" or not (ended or isinstance(error, _EXPECTED))
 
 
 def run_worker(settings: Settings, kind: str, make: MakeWorker, conditions: tuple[str, ...], *, consumes: bool = True) -> int:

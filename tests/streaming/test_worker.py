@@ -1,10 +1,12 @@
 """How parts of a process end together."""
 
 import asyncio
+import logging
 
 import pytest
 
-from streaming.worker import first_end
+from streaming.errors import UserError
+from streaming.worker import _is_news, first_end
 
 
 async def test_a_part_that_misses_its_cancellation_is_cancelled_again() -> None:
@@ -40,3 +42,11 @@ async def test_what_the_first_part_raised_is_raised_once_the_others_have_ended()
     with pytest.raises(ValueError, match="this one"):
         await first_end(other(), failing())
     assert ended
+
+
+@pytest.mark.parametrize(
+    ("error", "is_news"), [(UserError("said once"), False), (RuntimeError("Event loop is closed"), False), (RuntimeError("a bug"), True)]
+)
+def test_what_is_told_anyway_has_no_traceback(error: Exception, is_news: bool) -> None:
+    record = logging.LogRecord("mode", logging.ERROR, "", 0, "Error while stopping child", None, (type(error), error, None))
+    assert _is_news(record) is is_news
