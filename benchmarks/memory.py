@@ -30,7 +30,9 @@ TARGET_BYTES: Final = 3 * 1024
 HISTORY: Final = frozenset({"tiles", "steps"})
 EVENT_IDS: Final = "seen"
 # What a shard or the namespace has once, however many products there are.
-FIXED: Final = frozenset({"calibration", "closed", "gaps", "idle", "meta", "offsets", "outbox", "owner", "sources", "watermarks"})
+FIXED: Final = frozenset(
+    {"calibration", "closed", "context", "gaps", "idle", "levels", "meta", "offsets", "outbox", "owner", "sources", "watermarks"}
+)
 CHUNK: Final = 2_000
 
 
