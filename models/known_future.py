@@ -254,10 +254,9 @@ class KnownFuture:
         out[there] = self.facts.lead_steps[version[there]]
         return out
 
-    def categories(self, step: int) -> list[str | None]:
-        """Of each product, what was said to be its category when `step` began; None: nothing."""
-        rows = np.arange(len(self.facts.first) - 1)
-        version = self.facts.at(rows, np.full(len(rows), step, np.int64))
+    def categories(self, rows: npt.NDArray[np.intp], step: int) -> list[str | None]:
+        """Of the products in `rows`, (m,), what was said to be their category when `step` began; None: nothing."""
+        version = self.facts.at(np.asarray(rows, np.int64), np.full(len(rows), step, np.int64))
         return [(self.facts.category[v] or None) if v >= 0 else None for v in version.tolist()]
 
     def change(self, rows: npt.NDArray[np.intp], before: I64, now: I64) -> tuple[F64, F64, F64]:

@@ -27,7 +27,7 @@ from streaming.levels import Levels
 from streaming.nowcasts import Nowcasts
 from streaming.outbox import Outbox
 from streaming.ownership import Owned, OwnedShard, Ownership
-from streaming.readout import gap_until_ms
+from streaming.readout import Reader, gap_until_ms
 from streaming.rebuilding import Rebuilding
 from streaming.schedule import reachable, shard_time
 from streaming.settings import Clock, Settings
@@ -89,9 +89,8 @@ class ForecastEngine:
             ahead,
             self._policy,
         )
-        self._nowcasts = Nowcasts(
-            settings, store, model, self._ownership, self._sweep, self._calibrations, self._send, self._compute, self._rebuilding
-        )
+        reader = Reader(settings, store, model, self._calibrations, ahead, self._compute)
+        self._nowcasts = Nowcasts(settings, store, reader, self._ownership, self._sweep, self._send, self._rebuilding)
         self._levels = Levels(
             settings,
             store,

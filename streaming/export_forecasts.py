@@ -109,8 +109,8 @@ class _Snapshot:
         self.store, self.settings, self.model = store, settings, model
         self._per_step = settings.step_ms // settings.tile_ms
         self._calibrations = Calibrations(settings, store, model)
-        self._reader = Reader(settings, store, model, self._calibrations, _at_once)
         self._ahead = KnownAhead(settings, store, model.spec.covariates)
+        self._reader = Reader(settings, store, model, self._calibrations, self._ahead, _at_once)
         self._codec = Codec.of(model.spec, model.state_size, model.version, self._per_step, model.horizon, len(model.levels))
         self._clock = ShopClock.of(settings)
         self._gap_until = NO_WATERMARK

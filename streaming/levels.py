@@ -149,8 +149,8 @@ class Levels:
             mine = [i for i in usable.tolist() if some[i][0] == number]
             shard = owned[number]
             if mine and shard.adding is not None and shard.closed_step is not None:
-                categories = [None] * len(some) if shop is None else shop.categories(shard.closed_step + 1)
-                shard.adding.add([categories[i] for i in mine], out.mean[mine], out.cumulative_mean[mine], recent[mine])
+                categories = [None] * len(mine) if shop is None else shop.categories(np.array(mine), shard.closed_step + 1)
+                shard.adding.add(categories, out.mean[mine], out.cumulative_mean[mine], recent[mine])
 
     def _read_out(self, owned: Owned, products: Sequence[Product], gathered: Gathered, shop: KnownFuture | None) -> Forecasts:
         """As the products' forecasts are right after the step, before anything of the running one is known."""

@@ -11,15 +11,13 @@ import numpy as np
 
 from feature_store.calls import NO_WATERMARK, ShardView
 from feature_store.store import FeatureStore
-from models.forecaster import Forecaster
 from models.records import Gathered
 from streaming import metrics
-from streaming.calibrations import Calibrations
 from streaming.clock import ShopClock
 from streaming.contracts import encode, forecast_headers
 from streaming.failpoints import failpoint
 from streaming.ownership import Owned, Ownership, Product
-from streaming.readout import Compute, Reader, ReadOut, context_of
+from streaming.readout import Reader, ReadOut, context_of
 from streaming.rebuilding import Rebuilding
 from streaming.settings import Settings
 from streaming.sweep import Sweep
@@ -54,18 +52,15 @@ class Nowcasts:
         self,
         settings: Settings,
         store: FeatureStore,
-        model: Forecaster,
+        reader: Reader,
         ownership: Ownership,
         sweep: Sweep,
-        calibrations: Calibrations,
         send: Callable[[Iterable[Outgoing]], Awaitable[None]],
-        compute: Compute,
         rebuilding: Rebuilding,
     ) -> None:
-        self._settings, self._store, self._ownership = settings, store, ownership
+        self._settings, self._store, self._reader, self._ownership = settings, store, reader, ownership
         self._sweep, self._send, self._rebuilding = sweep, send, rebuilding
         self._clock = ShopClock.of(settings)
-        self._reader = Reader(settings, store, model, calibrations, compute)
         self._source = f"/trendcast/{settings.namespace}"
         self.gap_until_ms = NO_WATERMARK  # forecasts of shards before it rest on a log with a gap
 

@@ -100,11 +100,18 @@ class ReadOut:
 class Reader:
     """Reads forecasts out of what is stored, with the factors of the products' shards."""
 
-    def __init__(self, settings: Settings, store: FeatureStore, model: Forecaster, calibrations: Calibrations, compute: Compute) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: FeatureStore,
+        model: Forecaster,
+        calibrations: Calibrations,
+        ahead: KnownAhead,
+        compute: Compute,
+    ) -> None:
         self._settings, self._store, self._model = settings, store, model
-        self._calibrations, self._compute = calibrations, compute
+        self._calibrations, self._ahead, self._compute = calibrations, ahead, compute
         self._per_step = settings.step_ms // settings.tile_ms
-        self._ahead = KnownAhead(settings, store, model.spec.covariates)
         self._sums = cumulative_steps(settings.step_ms)
         self._model_name = ModelName(name=model.name, version=model.version)
 
