@@ -133,6 +133,19 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
         )
 
+    async def commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Faust's own waits for ever where the thread ends before it gets to it. Committed offsets are for lag monitors only."""
+        if self._shutdown.is_set():
+            return False
+        committing = asyncio.ensure_future(super().commit(offsets))
+        ended = asyncio.ensure_future(self._shutdown.wait())
+        try:
+            await asyncio.wait((committing, ended), return_when=asyncio.FIRST_COMPLETED)
+            return committing.done() and bool(committing.result())
+        finally:
+            committing.cancel()
+            ended.cancel()
+
     async def _fetch_records(
         self,
         consumer: Any,

@@ -171,6 +171,9 @@ async def test_a_dead_coordinator_ends_the_worker(kafka: str, topic: str) -> Non
         async with asyncio.timeout(30):
             await app.wait_until_stopped()
         assert isinstance(app.crash_reason, transport.CoordinatorDied)
+        await polled(lambda: not any(isinstance(thread, WorkerThread) for thread in threading.enumerate()))
+        async with asyncio.timeout(30):  # nobody is there to answer
+            assert not await app.consumer._thread.commit({TP(topic, 0): 1})
 
 
 async def test_what_was_sent_is_confirmed(kafka: str, topic: str) -> None:
