@@ -27,6 +27,7 @@ from streaming.levels import Levels
 from streaming.nowcasts import Nowcasts
 from streaming.outbox import Outbox
 from streaming.ownership import Owned, OwnedShard, Ownership
+from streaming.parts import Parts
 from streaming.readout import Reader, gap_until_ms
 from streaming.rebuilding import Rebuilding
 from streaming.schedule import reachable, shard_time
@@ -76,33 +77,11 @@ class ForecastEngine:
         self._outbox = Outbox(settings, store, ModelName(name=model.name, version=model.version), self._send)
         self._calibrations = Calibrations(settings, store, model)
         self._rebuilding = Rebuilding(store, model, codec, self._ownership, self._compute, ahead)
-        self._sweep = Sweep(
-            settings,
-            store,
-            model,
-            self._ownership,
-            self._outbox,
-            self._calibrations,
-            self._compute,
-            self._rebuilding,
-            codec,
-            ahead,
-            self._policy,
-        )
+        parts = Parts(settings, store, model, codec, self._ownership, self._calibrations, self._rebuilding, ahead, self._compute)
+        self._sweep = Sweep(parts, self._outbox, self._policy)
         reader = Reader(settings, store, model, self._calibrations, ahead, self._compute)
-        self._nowcasts = Nowcasts(settings, store, reader, self._ownership, self._sweep, self._send, self._rebuilding)
-        self._levels = Levels(
-            settings,
-            store,
-            model,
-            self._ownership,
-            self._sweep,
-            self._calibrations,
-            self._send,
-            self._compute,
-            self._rebuilding,
-            ahead,
-        )
+        self._nowcasts = Nowcasts(parts, reader, self._sweep, self._send)
+        self._levels = Levels(parts, self._sweep, self._send)
         metrics.serve_model(model.name, model.version)
 
     async def assign(self, shards: Iterable[int]) -> None:

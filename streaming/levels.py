@@ -12,26 +12,22 @@ import numpy as np
 
 from feature_store.calls import NO_WATERMARK
 from feature_store.sharding import shard_of
-from feature_store.store import FeatureStore
 from models import features as rows
 from models import levels, timeline
-from models.forecaster import Forecaster
 from models.known_future import KnownFuture
 from models.levels import SHOP, Adding, ByGroup, Errors, Sums
 from models.nowcast import Forecasts
 from models.records import Gathered
 from models.seasons import DAY_MS
 from streaming import metrics
-from streaming.calibrations import Calibrations
 from streaming.clock import ShopClock
 from streaming.contracts import Forecast, ModelName, Quality, encode, forecast_headers
 from streaming.failpoints import failpoint
-from streaming.known_ahead import KnownAhead
 from streaming.messages import level_forecast, level_key
-from streaming.ownership import NO_STEP, Owned, OwnedShard, Ownership, Product
-from streaming.readout import Compute, cumulative_steps
-from streaming.rebuilding import SLICE, Rebuilding
-from streaming.settings import Settings
+from streaming.ownership import NO_STEP, Owned, OwnedShard, Product
+from streaming.parts import Parts
+from streaming.readout import cumulative_steps
+from streaming.rebuilding import SLICE
 from streaming.sweep import SLICE_S, Sweep
 from streaming.transport import Outgoing
 
@@ -44,22 +40,11 @@ LOOK_S: Final = 0.5
 class Levels:
     """For the shards that this process owns. `add_up` and `publish` belong into every round, `holds` is asked before a shard's time moves."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: FeatureStore,
-        model: Forecaster,
-        ownership: Ownership,
-        sweep: Sweep,
-        calibrations: Calibrations,
-        send: Callable[[Iterable[Outgoing]], Awaitable[None]],
-        compute: Compute,
-        rebuilding: Rebuilding,
-        ahead: KnownAhead,
-    ) -> None:
-        self._settings, self._store, self._model, self._ownership = settings, store, model, ownership
-        self._sweep, self._calibrations, self._send, self._compute, self._ahead = sweep, calibrations, send, compute, ahead
-        self._rebuilding = rebuilding
+    def __init__(self, parts: Parts, sweep: Sweep, send: Callable[[Iterable[Outgoing]], Awaitable[None]]) -> None:
+        settings, model = parts.settings, parts.model
+        self._settings, self._store, self._model, self._ownership = settings, parts.store, model, parts.ownership
+        self._calibrations, self._rebuilding, self._ahead, self._compute = parts.calibrations, parts.rebuilding, parts.ahead, parts.compute
+        self._sweep, self._send = sweep, send
         self._clock = ShopClock.of(settings)
         self._lengths = cumulative_steps(settings.step_ms)
         self._model_name = ModelName(name=model.name, version=model.version)

@@ -10,16 +10,14 @@ from typing import Final
 import numpy as np
 
 from feature_store.calls import NO_WATERMARK, ShardView
-from feature_store.store import FeatureStore
 from models.records import Gathered
 from streaming import metrics
 from streaming.clock import ShopClock
 from streaming.contracts import encode, forecast_headers
 from streaming.failpoints import failpoint
-from streaming.ownership import Owned, Ownership, Product
+from streaming.ownership import Owned, Product
+from streaming.parts import Parts
 from streaming.readout import Reader, ReadOut, context_of
-from streaming.rebuilding import Rebuilding
-from streaming.settings import Settings
 from streaming.sweep import Sweep
 from streaming.transport import Outgoing
 
@@ -48,20 +46,11 @@ def _abreast(changed: Sequence[Changed]) -> list[list[Changed]]:
 class Nowcasts:
     """Serves what `take` says has changed: those that have waited longest first, so many a round as the settings allow."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: FeatureStore,
-        reader: Reader,
-        ownership: Ownership,
-        sweep: Sweep,
-        send: Callable[[Iterable[Outgoing]], Awaitable[None]],
-        rebuilding: Rebuilding,
-    ) -> None:
-        self._settings, self._store, self._reader, self._ownership = settings, store, reader, ownership
-        self._sweep, self._send, self._rebuilding = sweep, send, rebuilding
-        self._clock = ShopClock.of(settings)
-        self._source = f"/trendcast/{settings.namespace}"
+    def __init__(self, parts: Parts, reader: Reader, sweep: Sweep, send: Callable[[Iterable[Outgoing]], Awaitable[None]]) -> None:
+        self._settings, self._store, self._ownership, self._rebuilding = parts.settings, parts.store, parts.ownership, parts.rebuilding
+        self._reader, self._sweep, self._send = reader, sweep, send
+        self._clock = ShopClock.of(parts.settings)
+        self._source = f"/trendcast/{parts.settings.namespace}"
         self.gap_until_ms = NO_WATERMARK  # forecasts of shards before it rest on a log with a gap
 
     async def serve(self, owned: Owned, views: Sequence[ShardView]) -> bool:

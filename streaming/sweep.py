@@ -14,28 +14,26 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_store.calls import Stale
-from feature_store.store import FeatureStore
 from models import alerts, calibration, timeline
 from models.alert_messages import messages as alert_messages
 from models.alerts import Action, AlertPolicy, Kind, Reason, Transitions
 from models.announcing import announce
 from models.calibration import Outcomes, Pools
-from models.forecaster import Forecaster
 from models.input_shift import InputSums
 from models.known_future import KnownFuture
-from models.records import Codec, Gathered
+from models.records import Gathered
 from models.timeline import OWN_COLUMNS, SAID, Advanced
 from streaming import metrics
-from streaming.calibrations import Calibrations, pool_numbers
+from streaming.calibrations import pool_numbers
 from streaming.clock import ShopClock
 from streaming.failpoints import failpoint
 from streaming.input_watch import InputWatch
-from streaming.known_ahead import KnownAhead
 from streaming.outbox import Outbox
-from streaming.ownership import Owned, OwnedShard, Ownership, Product
-from streaming.readout import Compute, gather
-from streaming.rebuilding import SLICE, Rebuilding
-from streaming.settings import DAY_MS, Settings
+from streaming.ownership import Owned, OwnedShard, Product
+from streaming.parts import Parts
+from streaming.readout import gather
+from streaming.rebuilding import SLICE
+from streaming.settings import DAY_MS
 
 # A sweep yields to changed products at least this often; a chunk is about as long.
 SLICE_S: Final = 0.05
@@ -59,26 +57,13 @@ class Decided:
 class Sweep:
     """Lists a shard's products when its time moves, and advances them slice by slice."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: FeatureStore,
-        model: Forecaster,
-        ownership: Ownership,
-        outbox: Outbox,
-        calibrations: Calibrations,
-        compute: Compute,
-        rebuilding: Rebuilding,
-        codec: Codec,
-        ahead: KnownAhead,
-        policy: AlertPolicy,
-    ) -> None:
-        self._settings, self._store, self._model, self._ownership = settings, store, model, ownership
-        self._outbox, self._calibrations, self._compute, self._policy = outbox, calibrations, compute, policy
-        self._rebuilding, self.codec, self._ahead = rebuilding, codec, ahead
-        self._clock = ShopClock.of(settings)
-        self._inputs = InputWatch(model.spec)
-        self._per_step = settings.step_ms // settings.tile_ms
+    def __init__(self, parts: Parts, outbox: Outbox, policy: AlertPolicy) -> None:
+        self._settings, self._store, self._model, self._ownership = parts.settings, parts.store, parts.model, parts.ownership
+        self._calibrations, self._rebuilding, self._ahead, self._compute = parts.calibrations, parts.rebuilding, parts.ahead, parts.compute
+        self.codec, self._outbox, self._policy = parts.codec, outbox, policy
+        self._clock = ShopClock.of(parts.settings)
+        self._inputs = InputWatch(parts.model.spec)
+        self._per_step = parts.codec.tiles_per_step
 
     async def list_products(self, number: int, shard: OwnedShard, target: int) -> None:
         """Every product of the shard has to reach the target, its next; those that will have been silent for too long by then are forgotten instead."""
