@@ -17,8 +17,6 @@ from models.seasons import HOUR_MS
 from models.weights import Sizes, shapes
 
 FORMAT: Final = 3
-# Before, nothing was known of the demand within a step, and the nowcast's rule was another one: such a model gets the usual rule.
-_WITHOUT_PACE: Final = 2
 _CONFIGURATION: Final = "model.json"
 _WEIGHTS: Final = "weights.npz"
 _PACE: Final = "pace"
@@ -118,8 +116,7 @@ def read(directory: Path) -> Artefact:
         }
         horizon, longest, hidden, width = (int(document[key]) for key in ("horizon", "longest_sum", "hidden", "width"))
         levels = tuple(float(level) for level in document["levels"])
-        old = document["format"] == _WITHOUT_PACE
-        rule = NowcastRule() if old else NowcastRule(**{name: float(document["nowcast"][name]) for name in NowcastRule.__slots__})
+        rule = NowcastRule(**{name: float(document["nowcast"][name]) for name in NowcastRule.__slots__})
         slow, fast = (float(limit) for limit in document["volume_limits"])
         whole_units = bool(document["whole_units"])
         expected_digest = str(document["digest"])
@@ -130,7 +127,7 @@ def read(directory: Path) -> Artefact:
         raise UnusableArtefact(directory, f"{_CONFIGURATION} names no rising quantile levels between 0 and 1")
     if min(horizon, longest, hidden, width, spec.step_ms, spec.recent) < 1:
         raise UnusableArtefact(directory, f"{_CONFIGURATION} holds a size below 1")
-    arrays = _read_arrays(directory, _expected_shapes(spec, len(levels), hidden, width, paced=not old and spec.step_ms > HOUR_MS))
+    arrays = _read_arrays(directory, _expected_shapes(spec, len(levels), hidden, width))
     if digest(names, arrays) != expected_digest:
         raise UnusableArtefact(directory, f"{_WEIGHTS} and {_CONFIGURATION} do not belong together, or one is damaged")
     profiles = tuple(arrays.pop(f"profile.{period}") for period in spec.periods)
@@ -150,14 +147,15 @@ def _read_configuration(directory: Path) -> dict[str, Any]:
         raise UnusableArtefact(directory, f"{path.name} cannot be read ({error})") from error
     if not isinstance(document, dict):
         raise UnusableArtefact(directory, f"{path.name} is not a JSON object")
-    if document.get("format") not in (_WITHOUT_PACE, FORMAT):
+    if document.get("format") != FORMAT:
         raise UnusableArtefact(directory, f"its format is {document.get('format')!r}, this program reads {FORMAT}")
     return document
 
 
-def _expected_shapes(spec: FeatureSpec, levels: int, hidden: int, width: int, *, paced: bool) -> dict[str, tuple[int, ...]]:
+def _expected_shapes(spec: FeatureSpec, levels: int, hidden: int, width: int) -> dict[str, tuple[int, ...]]:
     sizes = Sizes(spec.n_encoder_inputs, spec.n_decoder_inputs, levels, hidden, width, len(spec.covariates))
-    return {**{f"profile.{period}": (period,) for period in spec.periods}, **({_PACE: (pace.HOURS,)} if paced else {}), **shapes(sizes)}
+    rhythm = {_PACE: (pace.HOURS,)} if spec.step_ms > HOUR_MS else {}
+    return {**{f"profile.{period}": (period,) for period in spec.periods}, **rhythm, **shapes(sizes)}
 
 
 def _read_arrays(directory: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, F32]:

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.artefact import Artefact, UnusableArtefact, digest, read, write
+from models.artefact import Artefact, UnusableArtefact, read, write
 from models.features import FeatureSpec
 from models.nowcast import NowcastRule
-from models.pace import even
 from models.seasons import DAY_MS, HOUR_MS
 from models.weights import Sizes, initial
 
@@ -52,20 +51,6 @@ def test_a_model_of_days_knows_their_hours(tmp_path: Path) -> None:
     write(model, tmp_path)
     assert np.array_equal(read(tmp_path).pace, model.pace)
     assert replace(model, pace=model.pace[::-1]).version != model.version
-
-
-@pytest.mark.parametrize("made", ["hourly", "daily"])
-def test_a_model_of_the_format_before_gets_the_usual_rule(made: str, tmp_path: Path) -> None:
-    model = untrained() if made == "hourly" else daily()
-    document = {**model.configuration(), "format": 2, "nowcast": {"weight": 512.0, "persistence": 0.99}}
-    arrays = {name: values for name, values in model.arrays().items() if name != "pace"}
-    np.savez(tmp_path / "weights.npz", allow_pickle=False, **arrays)
-    (tmp_path / "model.json").write_text(json.dumps({**document, "digest": digest(document, arrays), "training": {}, "backtest": {}}))
-    back = read(tmp_path)
-    assert (back.nowcast, back.pace.tolist()) == (NowcastRule(), even().tolist())
-    assert all(np.array_equal(back.weights[name], value) for name, value in model.weights.items())
-    write(back, tmp_path / "again")
-    assert read(tmp_path / "again").version == back.version
 
 
 def test_the_version_follows_what_forecasts_depend_on() -> None:
