@@ -1,7 +1,6 @@
 """Calibration in the stream is that of the backtest: the same outcomes, factors and forecasts, however the log was cut and whoever took over."""
 
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -28,25 +27,10 @@ HOURS: Final = 24 * DAYS
 PRODUCTS: Final = 14
 
 
-@pytest.fixture(scope="module")
-def model(repository: Path) -> Forecaster:
-    loaded = Forecaster.load(repository / "models" / "default")
-    loaded.warm_up()
-    return loaded
-
-
 @pytest.fixture
 def settings(redis_url: str) -> Settings:
     """One shard, as the backtest has; nothing is late, so that the last forecasts are those of whole steps."""
     return Settings(redis_url=redis_url, namespace="calibration", shards=1, clock=Clock.LOG, lateness_ms=0)
-
-
-@pytest.fixture
-async def store(settings: Settings) -> AsyncIterator[FeatureStore]:
-    opened = await FeatureStore.open(settings)
-    await opened.register_sources({SOURCE: "orders/0"})
-    yield opened
-    await opened.close()
 
 
 def orders() -> F32:

@@ -1,9 +1,7 @@
 """The forecast engine on a real Redis and the shipped model, without Kafka: what it closes, publishes and leaves behind, whatever the order of work."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -22,24 +20,9 @@ SHARDS = 2
 HOUR = 3_600_000
 
 
-@pytest.fixture(scope="session")
-def model(repository: Path) -> Forecaster:
-    loaded = Forecaster.load(repository / "models" / "default")
-    loaded.warm_up()  # compiling takes longer than a worker may be silent
-    return loaded
-
-
 @pytest.fixture
 def settings(redis_url: str) -> Settings:
     return Settings(redis_url=redis_url, namespace="engine", shards=SHARDS, clock=Clock.LOG)
-
-
-@pytest.fixture
-async def store(settings: Settings) -> AsyncIterator[FeatureStore]:
-    opened = await FeatureStore.open(settings)
-    await opened.register_sources({SOURCE: "orders/0"})
-    yield opened
-    await opened.close()
 
 
 def shard_of(product: str) -> int:

@@ -4,8 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -16,28 +14,15 @@ from streaming.engine import ForecastEngine
 from streaming.errors import UserError
 from streaming.explanations import explained_forecast
 from streaming.settings import Clock, Settings
-from tests.integration.shop import SOURCE, START, Sent, Shop, settle
+from tests.integration.shop import START, Sent, Shop, settle
 
 HOUR = 3_600_000
 HOURS = 60
 
 
-@pytest.fixture(scope="module")
-def model(repository: Path) -> Forecaster:
-    return Forecaster.load(repository / "models" / "default")
-
-
 @pytest.fixture
 def settings(redis_url: str) -> Settings:
     return Settings(redis_url=redis_url, namespace="explained", shards=1, clock=Clock.LOG)
-
-
-@pytest.fixture
-async def store(settings: Settings) -> AsyncIterator[FeatureStore]:
-    opened = await FeatureStore.open(settings)
-    await opened.register_sources({SOURCE: "orders/0"})
-    yield opened
-    await opened.close()
 
 
 def hours(first: int, n: int, rate: int) -> dict[int, int]:

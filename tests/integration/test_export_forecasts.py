@@ -1,6 +1,5 @@
 """An export of forecasts holds what the workers would publish at that moment, and says why where they would publish nothing."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -17,30 +16,15 @@ from streaming.errors import UserError
 from streaming.export_forecasts import BATCH_PRODUCTS, export_forecasts
 from streaming.forecast_table import STEP, SUM
 from streaming.settings import HOUR_MS, Clock, Settings
-from tests.integration.shop import SOURCE, START, TILE, Sent, Shop, settle
+from tests.integration.shop import START, TILE, Sent, Shop, settle
 
 SHARDS = 2
 HOURS = 74  # past two days, so that some factors are not 1
 
 
-@pytest.fixture(scope="module")
-def model(repository: Path) -> Forecaster:
-    loaded = Forecaster.load(repository / "models" / "default")
-    loaded.warm_up()
-    return loaded
-
-
 @pytest.fixture
 def settings(redis_url: str) -> Settings:
     return Settings(redis_url=redis_url, namespace="exported", shards=SHARDS, clock=Clock.LOG)
-
-
-@pytest.fixture
-async def store(settings: Settings) -> AsyncIterator[FeatureStore]:
-    opened = await FeatureStore.open(settings)
-    await opened.register_sources({SOURCE: "orders/0"})
-    yield opened
-    await opened.close()
 
 
 def sold(hours: range, products: int = 20) -> dict[str, dict[int, int]]:

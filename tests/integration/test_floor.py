@@ -1,8 +1,5 @@
 """Alerts below the floor: held back as a whole or said to their end, with the same states as without a floor, however the log was cut."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import msgspec
 import numpy as np
 import pytest
@@ -25,23 +22,9 @@ BAD_DAY = START // 24 + 5  # so that alerts are held back from the seventh day (
 EARLY, LATE = range(164, 170), range(176, 180)  # of the rises of p1, which has fired before midnight, and of p3
 
 
-@pytest.fixture(scope="module")
-def model(repository: Path) -> Forecaster:
-    loaded = Forecaster.load(repository / "models" / "default")
-    loaded.warm_up()
-    return loaded
-
-
 @pytest.fixture
 def settings(redis_url: str) -> Settings:
     return Settings(redis_url=redis_url, namespace="floor", shards=SHARDS, clock=Clock.LOG, alerts_floor=5.0)
-
-
-@pytest.fixture
-async def store(settings: Settings) -> AsyncIterator[FeatureStore]:
-    opened = await FeatureStore.open(settings)
-    yield opened
-    await opened.close()
 
 
 def orders(product: int, hours: range) -> dict[int, int]:

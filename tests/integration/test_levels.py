@@ -1,8 +1,7 @@
 """Forecasts of categories and of the shop on a real Redis and the shipped model: what they add up to, who publishes them, and when."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -25,25 +24,10 @@ SHOP: Final = "level/shop"
 PRODUCTS: Final = 8
 
 
-@pytest.fixture(scope="session")
-def model(repository: Path) -> Forecaster:
-    loaded = Forecaster.load(repository / "models" / "default")
-    loaded.warm_up()  # compiling takes longer than a worker may be silent
-    return loaded
-
-
 @pytest.fixture
 def settings(redis_url: str) -> Settings:
     # Without lateness a shard's time stands where its last step ended, and products' forecasts know nothing of the running one.
     return Settings(redis_url=redis_url, namespace="levels", shards=SHARDS, clock=Clock.LOG, lateness_ms=0)
-
-
-@pytest.fixture
-async def store(settings: Settings) -> AsyncIterator[FeatureStore]:
-    opened = await FeatureStore.open(settings)
-    await opened.register_sources({SOURCE: "orders/0"})
-    yield opened
-    await opened.close()
 
 
 def sold(product: int, first: int, end: int) -> dict[int, int]:

@@ -1,7 +1,5 @@
 """A challenger in shadow on a real Redis: for the serving model itself it finds what that one finds, and it leaves no trace."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -16,32 +14,17 @@ from streaming.contracts import ForecastScores
 from streaming.engine import ForecastEngine
 from streaming.settings import DAY_MS, HOUR_MS, Clock, Settings
 from streaming.shadow import Shadow
-from tests.integration.shop import SOURCE, START, Sent, Shop, settle
+from tests.integration.shop import START, Sent, Shop, settle
 from tests.models.another import another
 
 PRODUCTS: Final = 14
 DAY0: Final = START // 24
 
 
-@pytest.fixture(scope="module")
-def model(repository: Path) -> Forecaster:
-    loaded = Forecaster.load(repository / "models" / "default")
-    loaded.warm_up()
-    return loaded
-
-
 @pytest.fixture
 def settings(redis_url: str) -> Settings:
     """A product that is silent for a day and a half is forgotten."""
     return Settings(redis_url=redis_url, namespace="shadow", shards=1, clock=Clock.LOG, lateness_ms=0, evict_after_ms=36 * HOUR_MS)
-
-
-@pytest.fixture
-async def store(settings: Settings) -> AsyncIterator[FeatureStore]:
-    opened = await FeatureStore.open(settings)
-    await opened.register_sources({SOURCE: "orders/0"})
-    yield opened
-    await opened.close()
 
 
 def sales(first: int, end: int) -> dict[str, dict[int, int]]:

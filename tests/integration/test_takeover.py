@@ -1,7 +1,7 @@
 """A promoted model takes over in a running engine, on a real Redis: states rebuilt from what is stored, forecasts flowing, nothing mixed, and back again."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,19 +23,12 @@ from streaming.engine import ForecastEngine
 from streaming.errors import UserError
 from streaming.settings import HOUR_MS, Clock, Settings
 from streaming.takeover import Load
-from tests.integration.shop import SOURCE, START, TILE, Sent, Shop, settle
+from tests.integration.shop import START, TILE, Sent, Shop, settle
 from tests.models.another import written
 
 SHARDS = 2
 PRODUCTS = 8
 NAMES = [f"p{p}" for p in range(PRODUCTS)]
-
-
-@pytest.fixture(scope="module")
-def model(repository: Path) -> Forecaster:
-    loaded = Forecaster.load(repository / "models" / "default")
-    loaded.warm_up()
-    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +42,6 @@ def promoted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Forecaster, Mode
 @pytest.fixture
 def settings(redis_url: str, tmp_path: Path) -> Settings:
     return Settings(redis_url=redis_url, namespace="takeover", shards=SHARDS, clock=Clock.LOG, model_cache=tmp_path / "cache")
-
-
-@pytest.fixture
-async def store(settings: Settings) -> AsyncIterator[FeatureStore]:
-    opened = await FeatureStore.open(settings)
-    await opened.register_sources({SOURCE: "orders/0"})
-    yield opened
-    await opened.close()
 
 
 def hours(product: int, first: int, n: int) -> dict[int, int]:
