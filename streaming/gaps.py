@@ -8,9 +8,12 @@
 
 Where a log was cut off, the sums keep what was counted from the lost records: those were events. Producers that send them again have them counted
 again, but for orders whose `event_id` is still remembered.
+
+What was deleted may be of days: it reaches, in event time, as far as the first record that the log still holds, and up to now where it holds none.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +21,8 @@ from typing import Final
 from feature_store.calls import NO_WATERMARK, Position
 from feature_store.store import FeatureStore
 from streaming import topics
+from streaming.clock import ShopClock
+from streaming.drain import reading
 from streaming.errors import UserError
 from streaming.settings import Settings
 
@@ -30,7 +35,7 @@ class Deleted:
     source: str
     first: int
     end: int
-    watermark_ms: int  # of the source before the gap; NO_WATERMARK: unknown
+    watermark_ms: int  # event time that the lost records may have reached; NO_WATERMARK: unknown
 
     def __str__(self) -> str:
         n = self.end - self.first
@@ -46,7 +51,7 @@ class CutOff:
     end: int
     counted: int
     holding: dict[int, int | None]  # shards to be set back → next offset that each holds
-    watermark_ms: int  # of the source at its lost end
+    watermark_ms: int  # event time that the lost records may have reached: the source's watermark at its lost end
 
     def __str__(self) -> str:
         return (
@@ -58,13 +63,16 @@ class CutOff:
 Loss = Deleted | CutOff
 
 
-def losses(name: str, source: str, stored: Sequence[Position], first: int, end: int, noted_gap_end: int | None) -> list[Loss]:
+def losses(
+    name: str, source: str, stored: Sequence[Position], first: int, end: int, noted_gap_end: int | None, kept_ms: int | None = None
+) -> list[Loss]:
     """What is lost of one source. `stored`: one position per shard, read before the log's bounds `first` and `end`.
 
-    `noted_gap_end`: where counting began, if that was not offset 0: what a shard without a position reads from, if others have one.
+    `noted_gap_end`: where counting began, if that was not offset 0: what a shard without a position reads from, if others have one. `kept_ms`: the
+    time of the first record that the log holds, or the time now where it holds none; None: not known, and the watermark before the gap must do.
 
-    >>> losses("orders/0", "id/0", [Position(150, 7), Position(400, 9)], 200, 900, None)
-    [Deleted(name='orders/0', source='id/0', first=150, end=200, watermark_ms=7)]
+    >>> losses("orders/0", "id/0", [Position(150, 7), Position(400, 9)], 200, 900, None, kept_ms=3_000)
+    [Deleted(name='orders/0', source='id/0', first=150, end=200, watermark_ms=3000)]
     >>> losses("orders/0", "id/0", [Position(1000, 9), Position(400, 7)], 0, 950, None)
     [CutOff(name='orders/0', source='id/0', end=950, counted=1000, holding={0: 1000}, watermark_ms=9)]
     >>> losses("orders/0", "id/0", [Position(900, 9), Position(900, 9)], 900, 900, None)
@@ -78,7 +86,8 @@ def losses(name: str, source: str, stored: Sequence[Position], first: int, end: 
     found: list[Loss] = []
     if min(next_offsets) < first:
         heard = min((p.next_offset or 0, p.watermark_ms) for p in counted)[1]
-        found.append(Deleted(name, source, min(next_offsets), first, heard))
+        reached = heard if kept_ms is None else max(heard, kept_ms)
+        found.append(Deleted(name, source, min(next_offsets), first, reached))
     beyond = {shard: stored[shard].next_offset for shard, offset in enumerate(next_offsets) if offset > end}
     if beyond:
         found.append(CutOff(name, source, end, max(next_offsets), beyond, max(p.watermark_ms for p in counted)))
@@ -105,11 +114,23 @@ async def find(store: FeatureStore, settings: Settings) -> tuple[list[Loss], int
     positions = await store.positions(shards, list(sources.values()))
     first = await asyncio.to_thread(topics.offsets, settings.kafka_bootstrap, inputs, "earliest")
     end = await asyncio.to_thread(topics.offsets, settings.kafka_bootstrap, inputs, "latest")
+    times = await asyncio.to_thread(_first_times, settings, list(sources))
+    now_ms = ShopClock.of(settings).now_ms(int(time.time() * 1000))
     found: list[Loss] = []
     for place, source in sources.items():
         stored = [positions[shard, source] for shard in shards]
-        found += losses(f"{place[0]}/{place[1]}", source, stored, first[place], end[place], gap_ends.get(source))
+        kept_ms = min((at for at in (times.get(place), now_ms) if at is not None), default=None)  # no producer's clock reaches beyond now
+        found += losses(f"{place[0]}/{place[1]}", source, stored, first[place], end[place], gap_ends.get(source), kept_ms)
     return found, len(sources)
+
+
+def _first_times(settings: Settings, places: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
+    """Kafka's timestamps of the first records that the log still holds, by (topic, partition); those that hold none are absent. Raises UserError."""
+    from kafka import TopicPartition
+
+    with reading(settings) as consumer:
+        found = consumer.offsets_for_times({TopicPartition(*place): 0 for place in places})
+    return {(tp.topic, tp.partition): at.timestamp for tp, at in found.items() if at is not None}
 
 
 # A gap noted from offset 0 says where counting began, which a lost end does not.

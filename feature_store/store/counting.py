@@ -85,7 +85,7 @@ class Counting(Client):
         return {shard: None if step is None else int(step) for shard, step in zip(shards, await self._patiently(run), strict=True)}
 
     async def note_gap(self, source: str, first: int, end: int, watermark_ms: int) -> None:
-        """Remember that the records [first, end) of a source are gone uncounted; `watermark_ms`: the source's before the gap."""
+        """Remember that the records [first, end) of a source are gone uncounted; `watermark_ms`: event time that they may have reached."""
         value = _encode({"source": source, "first": first, "end": end, "watermark_ms": watermark_ms})
         await self._patiently(lambda: self._redis.hset(self.keys.gaps, f"{source}:{first}", value))
 

@@ -58,6 +58,18 @@ def test_each_shard_beyond_the_end_is_set_back_from_what_it_holds() -> None:
     assert loss == CutOff("t/0", "id/0", 950, 1_000, {0: 1_000, 2: 990}, 2_000)
 
 
+@pytest.mark.parametrize(("kept_ms", "reached"), [(None, 1_100), (900, 1_100), (500_000, 500_000)])
+def test_what_was_deleted_may_be_as_new_as_what_is_left(kept_ms: int | None, reached: int) -> None:
+    [loss] = losses("t/0", "id/0", positions([100, 150]), 200, 900, None, kept_ms)
+    assert loss == Deleted("t/0", "id/0", 100, 200, reached)
+    assert gap_until_ms(loss, 300) == reached + 300
+
+
+def test_a_source_that_was_never_heard_of_has_a_gap_too() -> None:
+    [loss] = losses("t/0", "id/0", [Position(0, NO_WATERMARK)], 5, 9, None, 500_000)
+    assert gap_until_ms(loss, 300) == 500_300
+
+
 def test_a_log_may_have_lost_both_ends() -> None:
     found = losses("t/0", "id/0", positions([100, 1_000]), 200, 900, None)
     assert found == [Deleted("t/0", "id/0", 100, 200, 1_100), CutOff("t/0", "id/0", 900, 1_000, {1: 1_000}, 2_000)]
