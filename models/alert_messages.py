@@ -7,7 +7,7 @@ from hashlib import blake2b
 from statistics import NormalDist
 
 from models import drivers
-from models.alerts import Action, AlertPolicy, Kind, Reason, Transitions
+from models.alerts import REASONS, Action, AlertPolicy, Kind, Reason, Transitions
 from models.known_future import KnownFuture
 
 
@@ -72,16 +72,14 @@ def messages(
     *,
     tile_ms: int,
     levels: Sequence[float],
-    reason: Reason | None = None,
     shop: KnownFuture | None = None,
 ) -> list[Alert]:
-    """An alert for each transition, in its order. `product_ids`: of the batch's rows; `reason`: what `close_all` was given; `shop`: what the shop said
-    of the batch's products."""
+    """An alert for each transition, in its order. `product_ids`: of the batch's rows; `shop`: what the shop said of the batch's products."""
     effects = drivers.split(transitions.funnel, transitions.usual, transitions.expected)
     if shop is not None:
         first, last = (tile * tile_ms // shop.step_ms for tile in (transitions.start_tile, transitions.tile))
         effects = drivers.told(effects, drivers.Facts.of(shop, transitions.rows, first, last))
-    return list(_messages(transitions, product_ids, policy, tile_ms, levels, reason, drivers.ranked(effects)))
+    return list(_messages(transitions, product_ids, policy, tile_ms, levels, drivers.ranked(effects)))
 
 
 def _messages(
@@ -90,7 +88,6 @@ def _messages(
     policy: AlertPolicy,
     tile_ms: int,
     levels: Sequence[float],
-    closed: Reason | None,
     said: Sequence[Sequence[tuple[str, float]]],
 ) -> Iterator[Alert]:
     for i, row in enumerate(t.rows.tolist()):
@@ -98,7 +95,7 @@ def _messages(
         kind = Kind.SPIKE if t.spike[i] else Kind.DROP
         starts_at_ms, ends_at_ms = int(t.start_tile[i]) * tile_ms, (int(t.tile[i]) + 1) * tile_ms
         resolved = action is Action.RESOLVE
-        reason = (closed or (Reason.SILENCE if t.silence[i] else Reason.RECOVERED)) if resolved else None
+        reason = REASONS[int(t.reason[i])] if resolved else None
         observed, expected = float(t.observed[i]), float(t.expected[i])
         yield Alert(
             alert_id=alert_id(kind, product_id, starts_at_ms),

@@ -16,6 +16,9 @@ A drop is the mirror image; silence needs no case of its own, as the expectation
 **The life of an alert.** It fires when its walk reaches the level and is re-sent every `update_tiles`. The walk is held at the level, let down by
 at most a part of it per tile, and the alert ends when it is back at zero: as much evidence for the end as for the beginning. While one is open the
 other kind does not accumulate. An alert is named by kind, product and the tile in which its walk left zero.
+
+**Nothing to sell.** A tile of a product that is out of stock tells nothing of demand: both walks go back to zero, which ends an open alert, nothing is
+learned, and no time of silence passes.
 """
 
 from dataclasses import dataclass, fields
@@ -62,8 +65,12 @@ class Reason(StrEnum):
 
     RECOVERED = "recovered"
     SILENCE = "silence"
+    STOCK_OUT = "stock_out"
     EVICTED = "evicted"
     MODEL_CHANGED = "model_changed"
+
+
+REASONS: Final = tuple(Reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,7 @@ class Transitions:
     rows: npt.NDArray[np.int64]  # (k,) rows of the call's batch
     spike: Bools  # (k,) spike, else drop
     action: npt.NDArray[np.int8]  # (k,) Action
-    silence: Bools  # (k,) of those that end: the product is silent
+    reason: npt.NDArray[np.int8]  # (k,) of those that end: index into REASONS
     start_tile: npt.NDArray[np.int64]  # (k,) first tile of the window
     tile: npt.NDArray[np.int64]  # (k,) last tile of the window
     observed: Floats  # (k,) units in the window
@@ -106,28 +113,32 @@ def judge(
     *,
     tile_ms: int,
     clicks: Floats | None = None,
+    sold_out: Bools | None = None,
 ) -> tuple[Floats, Transitions]:
     """Judges one tile of each product: (new scores, what happened). A product's tiles come in order; one that was judged already is left out.
 
     scores (n, SCORE_SIZE); observed, orders (n,): units and orders in the tile; expected (n,): units that the forecast made before the tile's step
     expected in it; tile: its index, one for all or (n,); clicks (n, 2): carts and views in the tile, for explanations only (None: nobody counts
-    them). Rows do not depend on each other. Tiles without an order are judged too.
+    them); sold_out (n,): there is nothing to sell in the tile (None: not known of any). Rows do not depend on each other. Tiles without an order are
+    judged too.
     """
     tiles = np.broadcast_to(np.asarray(tile, dtype=np.float64), (len(scores),))
     due = np.flatnonzero(tiles >= scores[:, row.TILE])
     s, index, x = scores[due], tiles[due], np.maximum(orders[due], 0.0)
     units_expected: Floats = np.maximum(expected[due], 0.0).round(DECIMALS)
     clicked = np.zeros((len(due), 2)) if clicks is None else np.maximum(clicks[due], 0.0)
+    empty = np.zeros(len(due), np.bool_) if sold_out is None else sold_out[due]
     seen = np.column_stack((np.maximum(observed[due], 0.0), units_expected, x, clicked))
     before = known(s, policy, tile_ms)
     s[:, row.TILE] = index + 1
-    s[:, row.LAST_SALE] = np.where((x > 0) | (s[:, row.LAST_SALE] == 0), index + 1, s[:, row.LAST_SALE])
+    s[:, row.LAST_SALE] = np.where((x > 0) | (s[:, row.LAST_SALE] == 0), index + 1, s[:, row.LAST_SALE] + empty)
     _accumulate(s, seen, index, before, policy)
+    s[empty, row.UP] = s[empty, row.DOWN] = 0.0
     is_open = s[:, row.FIRED] != 0
     stale = index + 1 - np.abs(s[:, row.FIRED]) >= policy.fade_tiles
-    learn(s, seen, index, before, ~is_open | stale, policy, tile_ms)
+    learn(s, seen, index, before, ~empty & (~is_open | stale), policy, tile_ms)
     s[:, row.COARSE] = s[:, row.COARSE].astype(np.float32)  # as stored: nothing depends on when that is
-    happened = _live(s, due, before, policy)
+    happened = _live(s, due, before, empty, policy)
     after = scores.copy()
     after[due] = s
     return after, happened
@@ -136,12 +147,11 @@ def judge(
 def close_all(scores: Floats, reason: Reason, policy: AlertPolicy, *, tile_ms: int) -> tuple[Floats, Transitions]:
     """Ends every open alert at its product's last judged tile, because the product goes (EVICTED) or its expectation does (MODEL_CHANGED).
 
-    Returns the rows to store (of evicted products: to delete) and the ends; `alert_messages.messages` is given the same reason.
+    Returns the rows to store (of evicted products: to delete) and the ends.
     """
     s = scores.copy()
-    is_open, nobody = s[:, row.FIRED] != 0, np.zeros(len(s), dtype=np.bool_)
-    action = np.where(is_open, Action.RESOLVE, 0)
-    happened = _transitions(s, np.arange(len(s)), action, s[:, row.FIRED] > 0, nobody, known(s, policy, tile_ms))
+    action, why = np.where(s[:, row.FIRED] != 0, Action.RESOLVE, 0), np.full(len(s), REASONS.index(reason))
+    happened = _transitions(s, np.arange(len(s)), action, s[:, row.FIRED] > 0, why, known(s, policy, tile_ms))
     s[:, row.FIRED] = s[:, row.UP] = s[:, row.DOWN] = 0.0
     if reason is Reason.MODEL_CHANGED:
         s[:, [row.AGE, row.ORDERS, row.EXPECTED, row.UNITS, row.CARTS, row.VIEWS]] *= MODEL_CHANGE_WEIGHT
@@ -185,8 +195,8 @@ def _step(
     s[:, window] = np.where(begins[:, np.newaxis], 0.0, s[:, window]) + seen
 
 
-def _live(s: Floats, rows: npt.NDArray[np.intp], before: Known, policy: AlertPolicy) -> Transitions:
-    """Fires, re-sends and ends alerts, in place, after the walks' step."""
+def _live(s: Floats, rows: npt.NDArray[np.intp], before: Known, empty: Bools, policy: AlertPolicy) -> Transitions:
+    """Fires, re-sends and ends alerts, in place, after the walks' step. `empty`: there is nothing to sell."""
     levels, now = before.h[:, np.newaxis] / before.exponent, s[:, row.TILE]
     spike, drop = s[:, row.FIRED] > 0, s[:, row.FIRED] < 0
     is_open = spike | drop
@@ -199,14 +209,15 @@ def _live(s: Floats, rows: npt.NDArray[np.intp], before: Known, policy: AlertPol
     ends = gone | (spike & (s[:, row.UP] == 0)) | (drop & (s[:, row.DOWN] == 0))
     updates = is_open & ~ends & ((now - np.abs(s[:, row.FIRED])) % policy.update_tiles == 0)
     action = np.select([fires_up | fires_down, updates, ends], [Action.FIRE, Action.UPDATE, Action.RESOLVE], 0)
-    happened = _transitions(s, rows, action, spike | fires_up, ends & silent, before)
+    why = np.select([empty, silent], [REASONS.index(Reason.STOCK_OUT), REASONS.index(Reason.SILENCE)], REASONS.index(Reason.RECOVERED))
+    happened = _transitions(s, rows, action, spike | fires_up, why, before)
     s[:, row.FIRED] = np.select([fires_up, fires_down, ends], [now, -now, 0.0], s[:, row.FIRED])
     s[ends, row.UP] = s[ends, row.DOWN] = 0.0
     return happened
 
 
 def _transitions(
-    s: Floats, rows: npt.NDArray[np.intp], action: npt.NDArray[np.int64], spike: Bools, silent: Bools, before: Known
+    s: Floats, rows: npt.NDArray[np.intp], action: npt.NDArray[np.int64], spike: Bools, why: npt.NDArray[np.int64], before: Known
 ) -> Transitions:
     """The rows where `action` is not 0, with the window of their alert."""
     some = np.flatnonzero(action)
@@ -219,7 +230,7 @@ def _transitions(
         rows=rows[some].astype(np.int64),
         spike=spike,
         action=action[some].astype(np.int8),
-        silence=silent[some],
+        reason=why[some].astype(np.int8),
         start_tile=start.astype(np.int64),
         tile=s[:, row.TILE].astype(np.int64) - 1,
         observed=units,

@@ -240,10 +240,17 @@ class KnownFuture:
         steps = step[:, None] + 1 + np.arange(span)
         return self._values(rows, steps, np.full_like(step, _LATEST)[:, None] if newest else step[:, None] + 1)
 
+    def sold_out(self, rows: npt.NDArray[np.intp], step: I64) -> Bools:
+        """Whether the steps `step`, (m,), began without stock: known as soon as they begin."""
+        version = self.facts.at(np.asarray(rows, np.int64), step)
+        empty = np.zeros(len(version), np.bool_)
+        there = version >= 0
+        empty[there] = self.facts.stock[version[there]] == 0
+        return empty
+
     def out_of_stock(self, rows: npt.NDArray[np.intp], step: I64) -> Bools:
         """Whether the steps `step`, (m,), began and ended without stock."""
-        row = np.asarray(rows, np.int64)
-        return self._stock(row, step) & self._stock(row, step + 1)
+        return self.sold_out(rows, step) & self.sold_out(rows, step + 1)
 
     def lead_steps(self, rows: npt.NDArray[np.intp]) -> I64:
         """The products' own lead times as known now, in steps, (m,); 0: unknown."""
@@ -270,13 +277,6 @@ class KnownFuture:
         ]
         price = np.append(self.facts.price, np.nan)
         return np.where(stock < 0, np.nan, stock), discounts[1] - discounts[0], np.exp(price[after] - price[then])
-
-    def _stock(self, row: I64, step: I64) -> Bools:
-        version = self.facts.at(row, step)
-        empty = np.zeros(len(row), np.bool_)
-        there = version >= 0
-        empty[there] = self.facts.stock[version[there]] == 0
-        return empty
 
     def _values(self, rows: npt.NDArray[np.intp], step: I64, asof: I64) -> F32:
         """Covariates of `step`, (m, n), as known when step `asof`, (m, 1), begins; (m, n, covariates)."""

@@ -159,7 +159,8 @@ def advance(
             units, orders = placed(of_tile)
             own, expected = scores[known, OWN_COLUMNS:], scores[known, EXPECTED] / tiles_per_step
             clicks, tile_ms = of_tile[:, [CARTS, VIEWS]], step_ms // tiles_per_step
-            own, moved = alerts.judge(own, units, orders, expected, tile, policy, tile_ms=tile_ms, clicks=clicks)
+            empty = None if shop is None else shop.sold_out(known, np.full(len(known), tile // tiles_per_step, np.int64))
+            own, moved = alerts.judge(own, units, orders, expected, tile, policy, tile_ms=tile_ms, clicks=clicks, sold_out=empty)
             scores[known, OWN_COLUMNS:] = own
             said, not_said = _announced(scores, replace(moved, rows=known[moved.rows]), features, tile // tiles_per_step, model, pools)
             transitions.append(said)

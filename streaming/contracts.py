@@ -74,7 +74,7 @@ AlertKind = Literal["spike", "drop"]
 Volume = Literal["slow", "medium", "fast", "all"]
 Drifted = Literal["loss", "bias", "coverage"]
 Severity = Literal["warning", "critical"]
-ResolveReason = Literal["recovered", "silence", "evicted", "model_changed"]
+ResolveReason = Literal["recovered", "silence", "stock_out", "evicted", "model_changed"]
 
 
 # --- read: what the shop sends ---

@@ -41,15 +41,13 @@ SLICE_S: Final = 0.05
 STEPS_AT_ONCE: Final = 12
 UNKNOWN: Final = -1  # the tile that a product stands at, before its records were read
 
-Moved = tuple[Reason | None, Transitions]  # why alerts ended, where their own evidence did not end them
-
 
 @dataclass(frozen=True, slots=True)
 class Decided:
     """Of some products: where they stand now, and what became of their alerts."""
 
     advanced: Advanced
-    moved: list[Moved]
+    moved: list[Transitions]
     seen: dict[int, InputSums]  # of the network's inputs, by day
     shop: KnownFuture | None  # what the shop said of them
 
@@ -160,17 +158,16 @@ class Sweep:
 
     def _decide(self, before: Gathered, sums: npt.NDArray[np.float64], first: int, pools: Pools, shop: KnownFuture | None) -> Decided:
         """Pure: where the products stand after these tiles, which are to be published, and what became of their alerts and of earlier forecasts."""
-        moved: list[Moved] = []
+        moved: list[Transitions] = []
         others = np.flatnonzero(before.other_model)
         if len(others):
             own, ended = alerts.close_all(
                 before.lines.scores[others, OWN_COLUMNS:], Reason.MODEL_CHANGED, self._policy, tile_ms=self._settings.tile_ms
             )
             before.lines.scores[others, OWN_COLUMNS:] = own
-            moved.append((Reason.MODEL_CHANGED, _said(before.lines.scores, _renumbered(ended, others))))
+            moved.append(_said(before.lines.scores, _renumbered(ended, others)))
         advanced = timeline.advance(before.lines, sums, first, self._per_step, self._model, self._policy, pools, shop)
-        moved += [(None, transitions) for transitions in advanced.transitions]
-        return Decided(advanced, moved, self._seen(advanced), shop)
+        return Decided(advanced, moved + advanced.transitions, self._seen(advanced), shop)
 
     def _seen(self, advanced: Advanced) -> dict[int, InputSums]:
         """What the network has just seen of the products whose turn it was."""
@@ -215,15 +212,17 @@ class Sweep:
                     metrics.FORECAST_ALERTS_HELD.labels(Kind.SPIKE if spike else Kind.DROP).inc()
         return refused
 
-    def _entries(self, products: Sequence[Product], moved: Sequence[Moved], shop: KnownFuture | None) -> defaultdict[int, dict[str, bytes]]:
+    def _entries(
+        self, products: Sequence[Product], moved: Sequence[Transitions], shop: KnownFuture | None
+    ) -> defaultdict[int, dict[str, bytes]]:
         """Outbox entries of alerts, by shard."""
         entries: defaultdict[int, dict[str, bytes]] = defaultdict(dict)
         now_ms = self._clock.now_ms(int(time.time() * 1000))
         names = [name for _, name in products]
-        for reason, transitions in moved:
+        for transitions in moved:
             if len(transitions):
                 said = alert_messages(
-                    transitions, names, self._policy, tile_ms=self._settings.tile_ms, levels=self._model.levels, reason=reason, shop=shop
+                    transitions, names, self._policy, tile_ms=self._settings.tile_ms, levels=self._model.levels, shop=shop
                 )
                 for row, alert in zip(transitions.rows, said, strict=True):
                     entries[products[row][0]] |= self._outbox.of_alerts([alert], self._model.levels, self._policy.update_tiles, now_ms)
@@ -243,7 +242,7 @@ class Sweep:
         _, ended = alerts.close_all(gathered.lines.scores[:, OWN_COLUMNS:], Reason.EVICTED, self._policy, tile_ms=self._settings.tile_ms)
         ended = _said(gathered.lines.scores, ended)
         shop = await self._ahead.of([product])
-        entries = self._entries([product], [(Reason.EVICTED, ended)], shop)[number]
+        entries = self._entries([product], [ended], shop)[number]
         entries |= self._outbox.tombstone(name, int(gathered.lines.tile[0]))
         if await self._store.evict(number, self._ownership.token, name, heard_ms, entries):
             failpoint("forecast.evicted")

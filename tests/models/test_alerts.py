@@ -37,13 +37,19 @@ def settled(n: int, rate: float = 1.0, units_per_order: float = 1.0) -> Floats:
 
 
 def live(
-    scores: Floats, orders: Iterable[float], expected: float, units_per_order: float = 1.0, policy: AlertPolicy = POLICY
+    scores: Floats,
+    orders: Iterable[float],
+    expected: float,
+    units_per_order: float = 1.0,
+    policy: AlertPolicy = POLICY,
+    sold_out: bool = False,
 ) -> tuple[Floats, list[Alert]]:
     """One product through the tiles that follow."""
     said = []
     for count in orders:
         units = np.array([count * units_per_order])
-        scores, happened = judge(scores, units, np.array([count]), np.array([expected]), scores[:, row.TILE], policy, tile_ms=TILE_MS)
+        counted, meant, empty = np.array([count]), np.array([expected]), np.array([sold_out])
+        scores, happened = judge(scores, units, counted, meant, scores[:, row.TILE], policy, tile_ms=TILE_MS, sold_out=empty)
         said += messages(happened, ["SKU"], policy, tile_ms=TILE_MS, levels=[0.1, 0.5, 0.9])
     return scores, said
 
@@ -183,6 +189,41 @@ def test_bursts_and_wrong_forecasts_are_learned_apart() -> None:
     assert of_wrong.error[0] == pytest.approx(0.09, rel=0.35)
 
 
+# --- nothing to sell ---
+
+
+@pytest.mark.parametrize("orders", [0, 9])
+def test_tiles_without_stock_are_no_evidence_and_teach_nothing(orders: int) -> None:
+    before, _ = live(settled(1), [1] * 20, expected=1)
+    after, alerts = live(before, [orders] * 300, expected=1, sold_out=True)
+    assert not alerts
+    learned = [row.AGE, row.ORDERS, row.EXPECTED, row.DISPERSION, row.ERROR, row.UNITS, row.UP, row.DOWN]
+    np.testing.assert_array_equal(after[:, learned], [[*before[0, learned[:-2]], 0, 0]])
+    _, alerts = live(after, [1] * 60, expected=1)
+    assert not alerts
+
+
+@pytest.mark.parametrize(("orders", "kind"), [(0, "drop"), (6, "spike")])
+def test_an_open_alert_ends_as_the_stock_out_begins(orders: int, kind: str) -> None:
+    scores, alerts = live(settled(1), [orders] * 40, expected=1)
+    scores, more = live(scores, [orders] * 100, expected=1, sold_out=True)
+    assert story(alerts + more) == [(kind, "FIRE"), (kind, "stock_out")]
+    assert more[0].sequence == START + 40  # told at the end of the first such tile, which belongs to the window
+    assert (more[0].observed, more[0].expected) == (41.0 * orders, 41.0)
+    assert more[0].alert_id == alerts[0].alert_id
+
+
+def test_what_does_not_sell_when_the_stock_is_back_is_another_drop() -> None:
+    scores, before = live(settled(1), [0] * 40, expected=1)
+    scores, _ = live(scores, [0] * 100, expected=1, sold_out=True)
+    scores, after = live(scores, [0] * 40, expected=1)
+    assert story(after) == [("drop", "FIRE")]
+    assert after[0].starts_at_ms == (START + 140) * TILE_MS
+    assert after[0].alert_id != before[0].alert_id
+    _, after = live(scores, [1] * 40, expected=1)
+    assert story(after) == [("drop", "recovered")]  # the time without stock was no silence
+
+
 # --- ends that others decide ---
 
 
@@ -192,7 +233,7 @@ def test_open_alerts_are_closed_and_others_left(reason: Reason) -> None:
     dropped, _ = live(settled(1), [0] * 40, expected=1)
     calm, _ = live(settled(1), [1] * 10, expected=1)
     after, happened = close_all(np.concatenate((calm, spiking, dropped)), reason, POLICY, tile_ms=TILE_MS)
-    said = messages(happened, ["calm", "SKU", "dropped"], POLICY, tile_ms=TILE_MS, levels=[0.5], reason=reason)
+    said = messages(happened, ["calm", "SKU", "dropped"], POLICY, tile_ms=TILE_MS, levels=[0.5])
     assert [(alert.product_id, alert.kind, alert.reason) for alert in said] == [("SKU", Kind.SPIKE, reason), ("dropped", Kind.DROP, reason)]
     assert said[0].alert_id == fired[0].alert_id
     assert said[0].sequence == START + 9
@@ -359,7 +400,7 @@ def test_rows_are_what_is_stored_of_them_whenever_that_is() -> None:
 def test_drivers_are_told_from_the_first_message_to_the_last(reason: Reason) -> None:
     scores, alerts = live(settled(1), [1] * 20 + [4] * 30, expected=1)
     _, ended = close_all(scores, reason, POLICY, tile_ms=TILE_MS)
-    alerts += messages(ended, ["SKU"], POLICY, tile_ms=TILE_MS, levels=[0.1, 0.5, 0.9], reason=reason)
+    alerts += messages(ended, ["SKU"], POLICY, tile_ms=TILE_MS, levels=[0.1, 0.5, 0.9])
     assert alerts[-1].reason is reason
     for alert in alerts:
         assert math.fsum(effect for _, effect in alert.drivers) == pytest.approx(alert.observed - alert.expected)

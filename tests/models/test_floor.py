@@ -66,7 +66,7 @@ def transition(action: Action) -> Transitions:
         rows=np.zeros(1, np.int64),
         spike=np.ones(1, np.bool_),
         action=np.array([action], np.int8),
-        silence=np.zeros(1, np.bool_),
+        reason=np.zeros(1, np.int8),
         start_tile=tile,
         tile=tile,
         observed=one,

@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from feature_store.facts import Facts, Version, encode
 from feature_store.measures import CARTS, N_MEASURES, NETTED_ORDERS, NETTED_UNITS, ORDERS, SCALES, UNITS, VIEWS
 from models import calibration, features, timeline
-from models.alerts import Action, AlertPolicy
+from models.alerts import REASONS, Action, AlertPolicy, Reason
 from models.calibration import Memory, Outcomes, Pools, Trials
 from models.features import F32, I64, FeatureSpec
+from models.known_future import KnownFuture, Place
 from models.nowcast import Forecasts, Running
 from models.seasons import HOUR_MS
 from models.timeline import F64, Timelines
@@ -83,9 +85,9 @@ def pools_of(memories: list[Memory]) -> Pools:
     return Pools.of(numbers % len(memories), numbers % MODEL.horizon, memories, *days)
 
 
-def walk(lines: Timelines, sums: F64, first: int) -> tuple[Timelines, list[tuple[object, ...]]]:
+def walk(lines: Timelines, sums: F64, first: int, shop: KnownFuture | None = None) -> tuple[Timelines, list[tuple[object, ...]]]:
     """Where the products stand after these tiles, and what happened to their alerts."""
-    advanced = timeline.advance(lines, sums, first, PER_STEP, MODEL, POLICY, pools_of([Memory(len(MODEL.levels), {})]))
+    advanced = timeline.advance(lines, sums, first, PER_STEP, MODEL, POLICY, pools_of([Memory(len(MODEL.levels), {})]), shop)
     return advanced.timelines, [tuple(column.tolist() for column in astuple(moved)) for moved in advanced.transitions]
 
 
@@ -153,6 +155,50 @@ def test_a_spike_that_is_cancelled_within_the_step_is_the_same_alert_however_lat
 def test_no_cancellation_within_the_step_changes_what_is_judged(orders: Counts, share: F64) -> None:
     cancelled = np.floor(orders * share).astype(np.int64)
     assert_equal(read_later(orders, cancelled), read_at_once(orders, cancelled))
+
+
+def shop_of(stocks: dict[int, list[int]]) -> KnownFuture:
+    """Of these products, stock (1: some, 0: none) as each step begins; nothing is known of the others."""
+    said = {row: Facts(-1, [Version(FIRST_STEP + i, stock=stock) for i, stock in enumerate(some)]) for row, some in stocks.items()}
+    return KnownFuture.of((), HOUR_MS, Place("UTC"), [encode(said[row]) if row in said else b"" for row in range(PRODUCTS)])
+
+
+def test_what_cannot_be_bought_does_not_drop() -> None:
+    """The first sells out within a step, the second before the first begins; of the third nothing is known.
+
+    stock    |1 . . . . .|0          |0          |1          |
+    sales    |**         |           |           |***********|
+    """
+    orders = np.full((PRODUCTS, 4 * PER_STEP), USUAL)
+    orders[:, 2 : 3 * PER_STEP] = 0
+    shop = shop_of({0: [1, 0, 0, 1], 1: [0, 0, 0, 1]})
+    _, happened = walk(SETTLED, sums_of(orders, np.zeros_like(orders)), FIRST_STEP * PER_STEP, shop)
+    told = [list(zip(rows, actions, reasons, tiles, strict=True)) for rows, _, actions, reasons, _, tiles, *_ in happened]  # type: ignore[call-overload]
+    of = {row: [each for some in told for each in some if each[0] == row] for row in range(PRODUCTS)}
+    assert [(action, REASONS[reason]) for _, action, reason, _ in of[0] if action == Action.RESOLVE] == [(Action.RESOLVE, Reason.STOCK_OUT)]
+    assert of[0][0][1] == Action.FIRE  # what the shop says holds from the next step on
+    assert of[0][-1][3] == (FIRST_STEP + 1) * PER_STEP  # the first tile in which it holds
+    assert of[1] == []
+    assert [action for _, action, *_ in of[2] if action != Action.UPDATE] == [Action.FIRE, Action.RESOLVE]
+    assert of[2][-1][3] >= (FIRST_STEP + 3) * PER_STEP
+
+
+@given(
+    orders=arrays.arrays(np.int64, (PRODUCTS, 6 * PER_STEP), elements=st.integers(0, 5 * USUAL)),
+    stocks=st.lists(st.lists(st.integers(0, 1), min_size=7, max_size=7), min_size=PRODUCTS, max_size=PRODUCTS),
+    cuts=st.sets(st.integers(1, 6 * PER_STEP - 1), max_size=4),
+)
+@settings(max_examples=40)
+def test_what_is_said_later_changes_nothing_that_was_judged(orders: Counts, stocks: list[list[int]], cuts: set[int]) -> None:
+    """A tile is judged by the stock as its step began: what was heard by then, or all that is ever heard."""
+    sums, first = sums_of(orders, np.zeros_like(orders)), FIRST_STEP * PER_STEP
+    whole = walk(SETTLED, sums, first, shop_of(dict(enumerate(stocks))))
+    lines, happened = SETTLED, []
+    for start, end in itertools.pairwise([0, *sorted(cuts), orders.shape[1]]):
+        begin, heard = start // PER_STEP * PER_STEP, end // PER_STEP + 1
+        lines, moved = walk(lines, sums[:, begin:end], first + begin, shop_of({i: some[:heard] for i, some in enumerate(stocks)}))
+        happened += moved
+    assert_equal((lines, happened), whole)
 
 
 def wrong_by(factor: float) -> Memory:
