@@ -8,8 +8,8 @@ from typing import Any, Final
 from faust.types import TP
 
 from feature_store.calls import NO_WATERMARK
+from streaming.fetched import Mark
 from streaming.ingest_plan import Batch, SourceTime
-from streaming.transport import Mark
 
 # Records of one source that are decoded at once. More cells of the same product and tile meet in a larger batch, which saves Redis work;
 # a smaller one lets the event loop breathe (32,768 take it about 0.15 s).

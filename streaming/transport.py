@@ -6,26 +6,26 @@ this closes the traps that Faust leaves open; each is named where it is closed. 
 """
 
 import asyncio
-import contextlib
 import functools
+import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import aiokafka
 import faust
-import msgspec
-from aiokafka.consumer.fetcher import FetchResult
-from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
-from aiokafka.errors import ConsumerStoppedError, CorruptRecordException, NoOffsetForPartitionError, OffsetOutOfRangeError
+import structlog
+from aiokafka.errors import ConsumerStoppedError, OffsetOutOfRangeError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage
 from mode import Service
 
 from feature_store.sharding import CACHED_IDS, murmur2
+from streaming.assignor import CountingRoundRobin
 from streaming.errors import UserError
+from streaming.fetched import Mark, Record, drain, marks
 from streaming.settings import Settings
 
 PINNED: Final = {"faust-streaming": "0.15.3", "aiokafka": "0.14.0"}
@@ -41,11 +41,16 @@ FETCH_WAIT_MS: Final = 40
 # How often to look at partitions again while none may be fetched (all buffered, or held back).
 IDLE_POLL_S: Final = 0.02
 COORDINATOR_CHECK_S: Final = 1.0
+METADATA_MAX_AGE_S: Final = 10.0  # a partition that was added is found within seconds
+# The leader of the group, where there is one, looks as often as its metadata are renewed; this is for groups whose leader has none.
+OUTDATED_S: Final = 1.5 * METADATA_MAX_AGE_S
 # A broker that is away for longer fails the send and so ends the process (Faust's own value is 20 minutes).
 SEND_TIMEOUT_S: Final = 30.0
 NOWHERE: Final = frozenset({TP("", -1)})  # matches no partition: polls for the group's sake, and fetches nothing
 
 Offsets = Mapping[TP, int]
+
+log = structlog.stdlib.get_logger("trendcast")
 
 
 class UnsupportedVersion(UserError):
@@ -62,26 +67,6 @@ class TopicReplaced(Exception):
 
 class LogTruncated(UserError):
     """The read position is not in the log any more (or not yet): records were lost. An operator decides; see the message."""
-
-
-class Mark(NamedTuple):
-    """Where reading of a partition stood when a fetch was handed over."""
-
-    position: int  # next offset to fetch; every committed record below it was handed over
-    end: int  # the log's end for a reader of committed records; -1: not known yet
-
-
-class Record(msgspec.Struct, gc=False):
-    """One record; what is needed of aiokafka's own."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int  # epoch ms
-    timestamp_type: int  # 0: the producer's, 1: the broker's
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +96,7 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         conf = self.app.conf
-        self._assignor = RoundRobinPartitionAssignor
+        self._assignor = CountingRoundRobin()
         return aiokafka.AIOKafkaConsumer(
             client_id=conf.broker_client_id,
             group_id=conf.id,
@@ -163,7 +148,7 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         with subscriptions.fetch_context():
             if subscriptions.reassignment_in_progress:
                 await subscriptions.wait_for_assignment()
-            records = _drain(fetcher, active_partitions, max_records or MAX_FETCH_RECORDS)
+            records = drain(fetcher, active_partitions, max_records or MAX_FETCH_RECORDS)
             if not records:
                 waiter = fetcher._create_fetch_waiter()
                 await asyncio.wait([waiter], timeout=timeout)
@@ -172,10 +157,10 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                 else:
                     waiter.cancel()
                 if not subscriptions.reassignment_in_progress:
-                    records = _drain(fetcher, active_partitions, max_records or MAX_FETCH_RECORDS)
+                    records = drain(fetcher, active_partitions, max_records or MAX_FETCH_RECORDS)
         subscription = subscriptions.subscription
         assignment = None if subscription is None else subscription.assignment
-        return records, {} if assignment is None else _marks(assignment)
+        return records, {} if assignment is None else marks(assignment)
 
     async def seek_all(self, positions: Offsets) -> None:
         """Seeks within the consumer's thread; partitions that were revoked meanwhile are left out."""
@@ -188,72 +173,18 @@ class _Thread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
         await self.call_thread(seek)
 
+    def is_outdated(self) -> bool:
+        """Whether the assignment was made for other numbers of partitions than the topics have now."""
+        return self._consumer is not None and self._assignor.is_outdated(self._consumer._client.cluster)
 
-def _drain(fetcher: Any, active: Iterable[TP], limit: int) -> dict[TP, list[Record]]:
-    """What aiokafka has fetched of the active partitions, about `limit` records at most. Raises what fetching of a partition raised."""
-    drained: dict[TP, list[Record]] = {}
-    for tp, result in list(fetcher._records.items()):
-        if tp not in active:
-            if not fetcher._subscriptions.is_assigned(tp):
-                del fetcher._records[tp]
-            continue
-        if not isinstance(result, FetchResult):
-            if drained:
-                break  # raised by the next call
-            del fetcher._records[tp]
-            fetcher._notify(fetcher._wait_consume_future)
-            with contextlib.suppress(NoOffsetForPartitionError):  # nothing was ever committed: our own seek is on its way
-                result.check_raise()
-            continue
-        records = _unpack(result, limit)
-        if not result.has_more():
-            del fetcher._records[tp]
-            fetcher._notify(fetcher._wait_consume_future)
-        if records:
-            drained[TP(*tp)] = records
-            limit -= len(records)
-            if limit <= 0:
-                break
-    return drained
+    async def join_anew(self) -> None:
+        """Makes the group's coordinator rebalance."""
 
+        async def join() -> None:
+            self._assignor.ask_anew()
+            self._ensure_consumer()._coordinator.request_rejoin()
 
-def _unpack(result: Any, limit: int) -> list[Record]:
-    """Whole batches of a fetch until `limit` records: what `FetchResult.getall` does, at half its cost (a generator and a dataclass a record)."""
-    tp = result._topic_partition
-    if not result.check_assignment(tp) or not result.has_more():
-        return []
-    fetched = result._partition_records
-    topic, partition = tp.topic, tp.partition
-    unpacked: list[Record] = []
-    while len(unpacked) < limit and fetched._records.has_next():
-        batch = fetched._records.next_batch()
-        if not batch.validate_crc():
-            raise CorruptRecordException(f"Invalid CRC - {tp}")
-        if _is_counted(fetched, batch):
-            first = fetched.next_fetch_offset  # a fetch begins with the batch that holds its offset
-            records = [Record(topic, partition, r.offset, r.timestamp, r.timestamp_type, r.key, r.value, r.headers) for r in batch]
-            unpacked += records if not records or records[0].offset >= first else [r for r in records if r.offset >= first]
-        fetched.next_fetch_offset = batch.next_offset
-    result._update_position()
-    if not fetched._records.has_next():
-        result._partition_records = None
-    return unpacked
-
-
-def _is_counted(fetched: Any, batch: Any) -> bool:
-    """Whether a batch's records were committed, and are records: not those of aborted transactions, nor transactions' markers."""
-    if batch.producer_id is not None:
-        fetched._consume_aborted_up_to(batch.base_offset)
-        if batch.is_control_batch and fetched._contains_abort_marker(batch):
-            fetched._aborted_producers.discard(batch.producer_id)
-        if batch.is_transactional and batch.producer_id in fetched._aborted_producers:
-            return False
-    return not batch.is_control_batch
-
-
-def _marks(assignment: Any) -> dict[TP, Mark]:
-    states = ((tp, assignment.state_value(tp)) for tp in assignment.tps)
-    return {TP(*tp): Mark(state.position, -1 if state.lso is None else state.lso) for tp, state in states if state.has_valid_position}
+        await self.call_thread(join)
 
 
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]
@@ -390,6 +321,20 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]
             if error is not None or (task is not None and task.done()):
                 await self.crash(CoordinatorDied(f"the group coordinator's task ended: {error!r}"))
 
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _watch_partitions(self) -> None:
+        """Has the partitions dealt out anew where they are others than they were, and nobody has noticed; see `streaming.assignor`."""
+        current_at = time.monotonic()
+        while not self.should_stop:
+            await self.sleep(COORDINATOR_CHECK_S)
+            now = time.monotonic()
+            if not self._thread.is_outdated():
+                current_at = now
+            elif now - current_at >= OUTDATED_S:
+                log.warning("group.outdated", why="the assignment was made for other numbers of partitions than the topics have")
+                await self._thread.join_anew()
+                current_at = now
+
     async def verify_all_partitions_active(self) -> None:
         """Faust's own check compares clocks that differ and only logs; `/healthz` watches progress instead."""
 
@@ -430,7 +375,7 @@ class BatchApp(faust.App):  # type: ignore[misc]
             broker_max_poll_records=MAX_FETCH_RECORDS,
             consumer_group_instance_id=settings.instance_id,
             consumer_max_fetch_size=FETCH_BYTES,
-            consumer_metadata_max_age_ms=10_000,  # a partition that was added is found within seconds
+            consumer_metadata_max_age_ms=int(METADATA_MAX_AGE_S * 1000),
             consumer_auto_offset_reset="none",
             producer_acks=-1,
             producer_linger=0,

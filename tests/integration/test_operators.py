@@ -29,10 +29,10 @@ from simulator.embedded import Stack
 from streaming import topics
 from streaming.deadletters import dead_letter
 from streaming.export import CHUNK_PRODUCTS, export_features
+from streaming.fetched import Record
 from streaming.operators import opened
 from streaming.rejections import ErrorClass, Rejected
 from streaming.settings import Clock, Settings
-from streaming.transport import Record
 
 SHARDS = 3
 STEP = 490_008  # a step at midnight UTC

@@ -14,12 +14,13 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 from faust.types import TP
 from kafka import KafkaAdminClient
-from kafka.admin import NewTopic
+from kafka.admin import NewPartitions, NewTopic
 from mode.threads import WorkerThread
 
 from streaming import transport
+from streaming.fetched import Record, unpack
 from streaming.settings import Settings
-from streaming.transport import BatchApp, LogTruncated, Outgoing, Record, UnsupportedVersion, _unpack, check_versions
+from streaming.transport import BatchApp, LogTruncated, Outgoing, UnsupportedVersion, check_versions
 
 
 def test_another_faust_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,8 +58,8 @@ def topic(kafka: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def running(kafka: str, topic: str, log: Log, first: int = 0) -> AsyncIterator[BatchApp]:
-    app = BatchApp(Settings(kafka_bootstrap=kafka, namespace=topic), "test")
+async def running(kafka: str, topic: str, log: Log, first: int = 0, **settings: Any) -> AsyncIterator[BatchApp]:
+    app = BatchApp(Settings(kafka_bootstrap=kafka, namespace=topic, **settings), "test")
 
     async def read_positions(assigned: frozenset[TP]) -> dict[TP, int]:
         return dict.fromkeys(assigned, first)
@@ -176,6 +177,23 @@ async def test_a_dead_coordinator_ends_the_worker(kafka: str, topic: str) -> Non
             assert not await app.consumer._thread.commit({TP(topic, 0): 1})
 
 
+async def test_a_member_that_comes_back_to_its_old_assignment_notices_partitions_that_were_added(
+    kafka: str, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "OUTDATED_S", 0.5)
+    static: dict[str, Any] = {"instance_id": "a", "session_timeout_ms": 60_000}  # nobody misses it meanwhile
+    async with running(kafka, topic, Log(), **static) as app:
+        await polled(lambda: app.assigned() == {TP(topic, 0)})
+    admin = KafkaAdminClient(bootstrap_servers=kafka)
+    admin.create_partitions({topic: NewPartitions(3)})
+    admin.close()
+    log = Log()
+    async with running(kafka, topic, log, **static) as app:
+        await polled(lambda: len(app.assigned()) == 3)
+        await send(kafka, topic, 10)
+        await log.until(lambda: len(log.offsets) == 10)
+
+
 async def test_what_was_sent_is_confirmed(kafka: str, topic: str) -> None:
     log = Log()
     async with running(kafka, topic, log) as app:
@@ -216,6 +234,6 @@ def test_unpacking_is_what_aiokafka_does(first: int, limit: int) -> None:
     data = bytes(builder.build())
     result, ours = _Result(fetched()), []
     while result.has_more():
-        ours += _unpack(result, limit)
+        ours += unpack(result, limit)
     wanted = [(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, list(r.headers)) for r in fetched()]
     assert [(r.topic, r.partition, r.offset, r.timestamp, r.key, r.value, list(r.headers)) for r in ours] == wanted
