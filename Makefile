@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHON := # a Python to use instead of the first fitting one: make setup PYTHON=/path/to/python3.12
-DEBIAN_PACKAGES := redis-server docker-compose
+DEBIAN_PACKAGES := redis-server docker-compose prometheus
 
 .PHONY: help setup demo test test-system lint
 
@@ -52,7 +52,7 @@ test-system: setup
 	  if [ "$$(id -u)" = 0 ]; then as_root=; elif sudo -n true 2>/dev/null; then as_root="sudo -n"; else \
 	    echo "make test-system needs root, or sudo without a password, to install:$$missing; or install them yourself" >&2; exit 1; fi; \
 	  $$as_root apt-get update -q && \
-	  $$as_root env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; fi
+	  $$as_root env RUNLEVEL=1 SYSTEMD_OFFLINE=1 DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; fi
 	$(BIN)/python -m pytest -m system
 
 lint: setup

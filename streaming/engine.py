@@ -67,6 +67,7 @@ class ForecastEngine:
         self._takeover = Takeover(load or partial(serving.load_compiled, settings), model)
         self._serve(model)
         self._sources: list[str] = []
+        self._gap_until_ms = NO_WATERMARK
         self._slow_read_at = -SLOW_READ_S
 
     def _serve(self, model: Forecaster) -> None:
@@ -102,7 +103,6 @@ class ForecastEngine:
     def revoke(self) -> None:
         """Others may own our shards from now on; what is under way is refused by their token."""
         self._ownership.shards = {}
-        metrics.FORECAST_SHARDS.set(0)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -115,6 +115,7 @@ class ForecastEngine:
             await self._take_over(promoted, owned)
         metrics.FORECAST_TAKEOVER.set(0 if self._takeover.pending else self._rebuilding.progress)
         if not owned:
+            metrics.own_nothing()
             return False
         views = await self._store.take(sorted(owned), token, self._settings.nowcast_limit)
         self._ownership.prove()
@@ -156,8 +157,8 @@ class ForecastEngine:
         if now - self._slow_read_at < SLOW_READ_S and not at_once:
             return
         self._sources = sorted(await self._store.sources())
-        until_ms = gap_until_ms(await self._store.gaps(), self._settings.step_retention_ms)
-        self._nowcasts.gap_until_ms = self._levels.gap_until_ms = until_ms
+        self._gap_until_ms = gap_until_ms(await self._store.gaps(), self._settings.step_retention_ms)
+        self._nowcasts.gap_until_ms = self._levels.gap_until_ms = self._gap_until_ms
         self._takeover.promoted(await self._store.model())
         self._slow_read_at = now
 
@@ -199,6 +200,7 @@ class ForecastEngine:
         metrics.FORECAST_OUTBOX.set(sum(view.outbox for view in views))
         metrics.FORECAST_SWEEP_PROGRESS.set(1 - pending / listed if pending else 1)
         metrics.FORECAST_STATE_BYTES.set(live * self._sweep.codec.record_bytes)
+        metrics.FORECAST_GAP.set(sum(NO_WATERMARK < shard.time.watermark_ms < self._gap_until_ms for shard in owned.values()))
         behind = min(shard.time.watermark_ms for shard in owned.values())
         shop_ms = self._clock.now_ms(now_ms)
         if behind != NO_WATERMARK and shop_ms is not None:

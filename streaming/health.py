@@ -25,7 +25,9 @@ class Health:
 
     def __init__(self, conditions: Iterable[str]) -> None:
         """`conditions`: names of everything that must hold before the worker is ready; none holds at the start."""
-        self._missing: dict[str, str | None] = dict.fromkeys(conditions, "not yet")
+        self._missing: dict[str, str | None] = {}
+        for condition in conditions:
+            self._hold(condition, "not yet")
         self._watched: dict[str, tuple[float, float]] = {}  # activity: (longest silence, last sign of life)
 
     def met(self, condition: str) -> None:
@@ -36,7 +38,11 @@ class Health:
         """The condition does not hold, and why: shown to operators, so no secrets. KeyError for a condition that was not declared."""
         if condition not in self._missing:
             raise KeyError(condition)
+        self._hold(condition, reason)
+
+    def _hold(self, condition: str, reason: str | None) -> None:
         self._missing[condition] = reason
+        metrics.WORKER_CONDITIONS.labels(condition).set(reason is None)
 
     def watch(self, activity: str, within_s: float, now_s: float) -> None:
         """From now on the activity must show progress at least every `within_s` seconds. Watching again sets a new limit."""

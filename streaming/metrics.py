@@ -17,6 +17,7 @@ from models.accuracy import Accuracy
 from models.calibration import Outcomes
 from models.drift import CLASSES, MEASURES
 from models.metrics import VOLUMES
+from streaming.rejections import ErrorClass
 
 if TYPE_CHECKING:
     from models.input_shift import Shift
@@ -101,6 +102,12 @@ def _each(values: Sequence[str]) -> list[tuple[str]]:
     return [(value,) for value in values]
 
 
+# --- every worker ---
+WORKER_CONDITIONS: Final = _gauge(
+    "trendcast_worker_met_conditions",
+    "1 while a condition of readiness holds, else 0: assignment, store, model (see /readyz).",
+    ("condition",),
+)
 # --- ingest: input records ---
 INGEST_RECORDS: Final = _counter(
     "trendcast_ingest_records_total",
@@ -165,6 +172,7 @@ DEAD_LETTERS: Final = _counter(
     "trendcast_deadletters_sent_total",
     "Dead letters confirmed by the broker, by the stage that gave up and the reason.",
     ("stage", "reason"),
+    [("ingest", reason) for reason in ErrorClass],
 )
 # --- forecast: work ---
 FORECAST_BATCH_PRODUCTS: Final = _histogram(
@@ -274,6 +282,9 @@ FORECAST_HELD: Final = _gauge(
     ("volume",),
     _each(VOLUMES),
 )
+FORECAST_GAP: Final = _gauge(
+    "trendcast_forecast_gap_shards", "Owned shards whose forecasts say `quality: gap`: a stored step may lack records that were lost."
+)
 FORECAST_INPUT_SHIFT: Final = _gauge(
     "trendcast_forecast_input_shift_ratio",
     "Mean of the network's inputs in the training's standard deviations, 0 at home: the furthest of each group; last full day that this process saw.",
@@ -339,6 +350,18 @@ def expect_topics(topics: Sequence[str]) -> None:
             metric.labels(topic)
         for outcome in RECORD_OUTCOMES:
             INGEST_RECORDS.labels(topic, outcome)
+
+
+def own_nothing() -> None:
+    """A process without shards tells nothing of those that it had: what waited there is another's by now."""
+    for gauge in (
+        *(FORECAST_SHARDS, FORECAST_DIRTY, FORECAST_OLDEST_DIRTY, FORECAST_WATERMARK_LAG, FORECAST_LIVE, FORECAST_OUTBOX),
+        *(FORECAST_STATE_BYTES, FORECAST_LEVELS_BEHIND, FORECAST_GAP),
+    ):
+        gauge.set(0)
+    FORECAST_SWEEP_PROGRESS.set(1)
+    show_accuracy({}, ())
+    show_drift({}, dict.fromkeys(VOLUMES, 0))
 
 
 def serve_model(name: str, version: str, role: str = SERVING) -> None:

@@ -112,6 +112,13 @@ def test_prometheus_asks_the_workers_where_they_answer(compose: dict[str, Any], 
     assert asked == {name: int(environment["TRENDCAST_METRICS_PORT"]) for name, environment in workers.items()}
 
 
+def test_prometheus_finds_its_rules_where_they_are_mounted(compose: dict[str, Any], repository: Path) -> None:
+    read = yaml.safe_load((repository / "deploy" / "prometheus.yml").read_text(encoding="utf-8"))["rule_files"]
+    mounted = dict(volume.split(":")[:2] for volume in compose["services"]["prometheus"]["volumes"] if volume.startswith("./"))
+    assert {f"./deploy/{name}": f"/etc/prometheus/{name}" for name in ("prometheus.yml", *read)} == mounted
+    assert all((repository / path).exists() for path in mounted)
+
+
 def test_the_image_holds_the_tested_versions_of_every_dependency(repository: Path) -> None:
     tested, shipped = (_pinned(repository / path) for path in ("requirements.txt", "deploy/requirements.txt"))
     assert shipped <= tested

@@ -37,6 +37,9 @@ def test_conditions_hold_when_all_are_met() -> None:
     health.lost(STORE, "cannot reach 127.0.0.1:6379")
     assert health.conditions() == {ASSIGNMENT: "ok", STORE: "cannot reach 127.0.0.1:6379"}
     assert not health.ready()
+    told = metrics.render()[0].decode()
+    assert 'trendcast_worker_met_conditions{condition="assignment"} 1.0' in told
+    assert 'trendcast_worker_met_conditions{condition="store"} 0.0' in told
 
 
 def test_undeclared_names_are_refused() -> None:

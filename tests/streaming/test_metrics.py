@@ -6,14 +6,27 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from models.accuracy import Accuracy
 from streaming import metrics
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
-STAGES = ("ingest", "forecast", "deadletters")
+STAGES = ("worker", "ingest", "forecast", "deadletters")
 # Units and unitless endings that a name may have; `_total` is put behind a counter's thing.
 ENDINGS = {
     "counter": ("_total",),
-    "gauge": ("_seconds", "_bytes", "_records", "_products", "_messages", "_sources", "_shards", "_alerts", "_ratio", "_info"),
+    "gauge": (
+        "_seconds",
+        "_bytes",
+        "_records",
+        "_products",
+        "_messages",
+        "_sources",
+        "_shards",
+        "_alerts",
+        "_conditions",
+        "_ratio",
+        "_info",
+    ),
     "histogram": ("_seconds", "_records", "_products", "_cells"),
 }
 # Labels whose values are given by topics, partitions or enumerations, never by what a shop sells or to whom.
@@ -23,6 +36,7 @@ BOUNDED_LABELS = {"topic", "partition", "outcome", "error_class", "stage", "reas
     "measure",
     "group",
     "role",
+    "condition",
 }
 
 
@@ -73,6 +87,24 @@ def test_a_source_that_is_given_away_leaves_the_metrics() -> None:
     body = metrics.render()[0].decode()
     assert 'topic="given-away"' in body
     assert not re.search(r'partition="3",topic="given-away"', body)
+
+
+def test_a_process_without_shards_says_nothing_of_those_that_it_had() -> None:
+    metrics.FORECAST_SHARDS.set(16)
+    for gauge in (metrics.FORECAST_OLDEST_DIRTY, metrics.FORECAST_WATERMARK_LAG, metrics.FORECAST_GAP):
+        gauge.set(7_200)
+    metrics.show_drift({("all", "loss"): 5}, {"slow": 3})
+    metrics.show_accuracy({"all": Accuracy(10, 100.0, 0.9, 0.8, 0.1, (0.4,), (0.6,))}, [0.5])
+    metrics.own_nothing()
+    samples = [sample for family in text_string_to_metric_families(metrics.render()[0].decode()) for sample in family.samples]
+    told = {sample.name: sample.value for sample in samples if not sample.labels}
+    for name in ("owned_shards", "oldest_dirty_seconds", "watermark_lag_seconds", "gap_shards"):
+        assert told[f"trendcast_forecast_{name}"] == 0
+    gone = ("quantile_loss_ratio", "naive_loss_ratio", "bias_ratio", "below_quantile_ratio")
+    assert not {sample.name for sample in samples} & {f"trendcast_forecast_{name}" for name in gone}
+    held = [sample for sample in samples if sample.name.endswith(("drifting_shards", "held_shards"))]
+    assert held
+    assert not any(sample.value for sample in held)
 
 
 def test_only_the_model_that_serves_is_named() -> None:
