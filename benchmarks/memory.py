@@ -31,7 +31,21 @@ HISTORY: Final = frozenset({"tiles", "steps"})
 EVENT_IDS: Final = "seen"
 # What a shard or the namespace has once, however many products there are.
 FIXED: Final = frozenset(
-    {"calibration", "closed", "context", "gaps", "idle", "levels", "meta", "offsets", "outbox", "owner", "sources", "watermarks"}
+    {
+        "calibration",
+        "closed",
+        "context",
+        "gaps",
+        "idle",
+        "launches",
+        "levels",
+        "meta",
+        "offsets",
+        "outbox",
+        "owner",
+        "sources",
+        "watermarks",
+    }
 )
 CHUNK: Final = 2_000
 

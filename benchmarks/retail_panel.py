@@ -36,7 +36,7 @@ HOURLY: Final = Protocol("h", season=24, horizon=24, spacing=72, products=200, s
 
 def write(orders: Path, protocol: Protocol, directory: Path, before: str | None = None) -> None:
     """Make the bench of an order file (parquet); `before`: only of lines before this date."""
-    sold = _sold(pd.read_parquet(orders), before)
+    sold = sold_lines(pd.read_parquet(orders), before)
     sold["ds"] = sold["InvoiceDate"].dt.floor(protocol.freq)
     cells = sold.groupby(["StockCode", "ds"]).agg(y=("Quantity", "sum"), hist_orders=("InvoiceNo", "nunique")).reset_index()
     if protocol.freq == "h":
@@ -64,7 +64,8 @@ def write(orders: Path, protocol: Protocol, directory: Path, before: str | None 
     (directory / "cutoffs.json").write_text(json.dumps(plan) + "\n", encoding="utf-8")
 
 
-def _sold(lines: Any, before: str | None) -> Any:
+def sold_lines(lines: Any, before: str | None = None) -> Any:
+    """Lines of sales: see the module's."""
     lines["StockCode"] = lines["StockCode"].astype(str).str.upper()
     if before:
         lines = lines[lines["InvoiceDate"] < before]

@@ -288,6 +288,17 @@ NO_SUMS: Final = DaySums("", {}, 0)
 
 
 @dataclass(frozen=True, slots=True)
+class LivedSums:
+    """Integers below 2**53 to be added to what the shard holds of a day and a category."""
+
+    by_day: Mapping[int, Mapping[str, Sequence[int]]]
+    keep_days: int  # sums of days further back than this before the newest are forgotten
+
+
+NO_LIVED: Final = LivedSums({}, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Stale:
     """The commit wrote nothing: these products' records are not those that were read."""
 

@@ -84,6 +84,9 @@ class Keys:
     def calibration(self, shard: int) -> str:
         return f"{self.shard(shard)}calibration"
 
+    def launches(self, shard: int) -> str:
+        return f"{self.shard(shard)}launches"
+
     def facts(self, shard: int) -> str:
         return f"{self.shard(shard)}facts"
 

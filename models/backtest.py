@@ -7,10 +7,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from models import calibration, metrics
+from models import calibration, metrics, timeline
 from models.artefact import Artefact
 from models.bench import STREAM_PREFIX, BacktestForecasts, Bench, Progress, no_progress
 from models.calibration import Outcomes, Trials
+from models.cold_start import Facts, Launches, Lived, Prior
 from models.dataset import UnusableData
 from models.features import F32, I64, scales, seasonal_naive
 from models.forecaster import Forecaster
@@ -60,6 +61,8 @@ class Streamed:
         self._turn = calibration.turn(bench.panel.product_ids, horizon)
         self._trials = calibration.no_trials(n, horizon, len(forecaster.levels))
         self._outcomes: defaultdict[int, Outcomes] = defaultdict(lambda: Outcomes.none(len(forecaster.levels)))
+        self._lived = Lived()
+        self._launches: dict[int, Launches | None] = {}
         self.sums: I64 = np.array(sums, np.int64)
 
     def live(self, column: int) -> None:
@@ -78,6 +81,8 @@ class Streamed:
                 self._forecaster.levels,
                 whole_units=self._forecaster.artefact.whole_units,
             )
+        facts, pool = Facts.of(bench.panel.known, np.arange(alive), step), np.zeros(alive, np.int64)
+        self._lived.add(self._forecaster.spec, self._features[:alive], demand[:, 0], pool, self._day(column), facts)
         self._forecaster.advance(self._features[:alive], self._state[:alive], demand, step, covariates=covariates, in_place=True)
         due = np.flatnonzero(step % self._forecaster.horizon == self._turn[:alive])
         if column >= self._first_trial and len(due):
@@ -92,8 +97,28 @@ class Streamed:
         ahead = self._bench.panel.ahead(rows, np.full(len(rows), column), max(forecaster.horizon, int(self.sums.max(initial=1))))
         group = calibration.volume_class(scales(forecaster.spec, features), forecaster.artefact.volume_limits)
         factors = calibration.factors_of(self._outcomes, self._day(column), len(forecaster.levels))[group]
-        out = forecaster.read_out(features, self._state[rows], step, nothing, nothing[:, 0], self.sums, ahead=ahead, factors=factors)
+        out = forecaster.read_out(
+            features,
+            self._state[rows],
+            step,
+            nothing,
+            nothing[:, 0],
+            self.sums,
+            ahead=ahead,
+            factors=factors,
+            prior=self.prior(column, rows),
+        )
         return out, group, factors
+
+    def prior(self, column: int, rows: npt.NDArray[np.intp]) -> Prior:
+        """What is known of some products beside what the model says, after a step."""
+        day, step = self._day(column), np.full(len(rows), self._bench.panel.first_step + column, np.int64)
+        if day not in self._launches:
+            self._launches[day] = calibration.launches_of(
+                {at: found for (_, at), found in self._lived.by_day.items()}, day, self._bench.spec.step_ms
+            )
+        known = self._bench.panel.known
+        return timeline.prior_of(self._forecaster.spec, [self._launches[day]] * len(rows), known, rows, self._features[rows], step)
 
     def _day(self, column: int) -> int:
         return calibration.day_of(self._bench.panel.first_step + column, self._bench.spec.step_ms)

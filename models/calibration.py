@@ -18,6 +18,8 @@ from zlib import crc32
 import numpy as np
 import numpy.typing as npt
 
+from models import cold_start
+from models.cold_start import Launches
 from models.features import F32, I64
 from models.metrics import VOLUMES, pinball
 from models.seasons import DAY_MS
@@ -275,6 +277,12 @@ def factors_of(by_day: Mapping[int, Outcomes], day: int, levels: int) -> F32:
     return best_factors(summed(by_day, range(day - LAG_DAYS - MEMORY_DAYS + 1, day - LAG_DAYS + 1), levels))
 
 
+def launches_of(by_day: Mapping[int, cold_start.Sums], day: int, step_ms: int) -> Launches | None:
+    """What forecasts made on a day know of products after their birth: of the days before, up to the same one as `factors_of`."""
+    days = range(day - LAG_DAYS - cold_start.MEMORY_DAYS + 1, day - LAG_DAYS + 1)
+    return Launches.of({each: by_day[each] for each in days if each in by_day}, DAY_MS / step_ms)
+
+
 Hold = Callable[[Mapping[int, Outcomes], int], Bools]  # from outcomes by day and a day: classes whose alerts are held back on it
 
 
@@ -285,13 +293,16 @@ def never(_: Mapping[int, Outcomes], __: int) -> Bools:
 
 @dataclass(slots=True)
 class Memory:
-    """Outcomes of one pool by day, and the factors and holds that follow from them, worked out once a day."""
+    """Outcomes of one pool by day, and what its products lived through; the factors, holds and launches that follow from them, worked out once a day."""
 
     levels: int
     by_day: Mapping[int, Outcomes]
     hold: Hold = never
+    lived: Mapping[int, cold_start.Sums] = field(default_factory=dict)  # by day
+    step_ms: int = DAY_MS
     _factors: dict[int, F32] = field(default_factory=dict)
     _held: dict[int, Bools] = field(default_factory=dict)
+    _launches: dict[int, Launches | None] = field(default_factory=dict)
 
     def factors(self, day: int) -> F32:
         """(classes, levels) of forecasts made on a day."""
@@ -307,23 +318,31 @@ class Memory:
             found = self._held[day] = self.hold(self.by_day, day)
         return found
 
+    def launches(self, day: int) -> Launches | None:
+        """What is known on a day of products after their birth."""
+        if day not in self._launches:
+            self._launches[day] = launches_of(self.lived, day, self.step_ms)
+        return self._launches[day]
+
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """Which products share their factors, when it is their turn, and the factors and holds in force."""
+    """Which products share their factors, when it is their turn, and the factors, holds and launches in force."""
 
     pool: I64  # (n,) counted from 0
     turn: I64  # (n,) see `turn`
     first_day: int
     factors: F32  # (pools, days, classes, levels)
     held: Bools  # (pools, days, classes) alerts are held back
+    launches: tuple[tuple[Launches | None, ...], ...] = ()  # (pools, days); empty: nothing is known of any
 
     @classmethod
     def of(cls, pool: I64, turn: I64, memories: Sequence[Memory], first_day: int, last_day: int) -> Self:
         """With the factors and holds of these days, both included."""
         days = range(first_day, last_day + 1)
         factors = np.array([[memory.factors(day) for day in days] for memory in memories], np.float32)
-        return cls(pool, turn, first_day, factors, np.array([[memory.held(day) for day in days] for memory in memories]))
+        held = np.array([[memory.held(day) for day in days] for memory in memories])
+        return cls(pool, turn, first_day, factors, held, tuple(tuple(memory.launches(day) for day in days) for memory in memories))
 
     def of_class(self, rows: npt.NDArray[np.intp], day: I64, group: I64) -> F32:
         """Factors of the products in `rows`, of these days and volume classes, (rows, levels)."""
@@ -332,3 +351,9 @@ class Pools:
     def held_back(self, rows: npt.NDArray[np.intp], day: int, group: I64) -> Bools:
         """Whether alerts of the products in `rows`, of these volume classes, are held back on a day, (rows,)."""
         return np.asarray(self.held[self.pool[rows], day - self.first_day, group])
+
+    def launched(self, rows: npt.NDArray[np.intp], day: I64) -> list[Launches | None]:
+        """What is known, on these days, of launches beside the products in `rows`."""
+        if not self.launches:
+            return [None] * len(rows)
+        return [self.launches[p][d] for p, d in zip(self.pool[rows].tolist(), (day - self.first_day).tolist(), strict=True)]

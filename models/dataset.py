@@ -126,7 +126,7 @@ class Panel:
 
     def ahead(self, product: npt.NDArray[np.intp], column: I64, span: int) -> F32 | None:
         """Covariates of the `span` steps after columns, (m,), as known by then, (m, span, covariates); NaN beyond what is known. None: there are none."""
-        if self.known is not None:
+        if self.known is not None and self.known.names:
             return self.known.ahead(product, self.first_step + column, span)
         if self.covariates is None:
             return None
@@ -147,7 +147,7 @@ def with_known(source: Panel, known: KnownFuture) -> Panel:
         covariates[:, column] = known.of_step(everyone, step)
         gone = known.out_of_stock(everyone, step) & (demand[:, column, 0] <= 0) & (source.born <= column)
         demand[gone, column, 0] = np.nan
-    return replace(source, demand=demand, covariates=covariates if known.names else None, known=known if known.names else None)
+    return replace(source, demand=demand, covariates=covariates if known.names else None, known=known)
 
 
 def panel(

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from feature_store.measures import MEASURES
 from models import features as rows
 from models import targets
+from models.cold_start import Prior
 from models.features import F32, I64, FeatureSpec
 from models.forecaster import SUMS, Forecaster
 from models.rewind import before, steps_lived, with_gaps
@@ -29,13 +30,14 @@ from models.seasons import DAY_MS, n_waves
 F64 = npt.NDArray[np.float64]
 
 CLICKS: Final = ("views", "carts", "uncarts", "favourites")
-RECENT_DEMAND, RECENT_CLICKS, SEASON, SHOP, CALENDAR, RUNNING = (
+RECENT_DEMAND, RECENT_CLICKS, SEASON, SHOP, CALENDAR, RUNNING, LAUNCHES = (
     "recent_demand",
     "clicks",
     "season",  # which weekdays are coming, by the product's own profile
     "shop_season",  # by the shop's
     "calendar",  # day of the month, weekend, and what the model makes of weekdays beside the profiles
     "running_step",  # what the running step has brought so far
+    "launches",  # what is known of products after their birth, while this one is young
 )
 # Younger at the first stored step, a product's own mean of all its life is its long-run level.
 SETTLED_MS: Final = 7 * DAY_MS
@@ -65,8 +67,9 @@ def explain(
     *,
     ahead: F32 | None = None,
     factors: F32 | None = None,
+    prior: Prior | None = None,
 ) -> Explanation:
-    """Explains what `model.read_out` says of these products with the same arguments.
+    """Explains what `model.read_out` says of these products with the same arguments. What `prior` changes is a driver of its own, where any product is young.
 
     `history`: (n, steps, 1 + streams) natural units of the stored steps that end with `step`, oldest first, zeros where nothing happened. Steps before
     a product's first are not looked at. Not thread-safe, as the model is not.
@@ -80,10 +83,13 @@ def explain(
         some, coming = _with_covariates(spec, versions[lived][0], ahead, known)
         for places, sums in _totals(model, some, versions[lived][1], step, coming, factors):
             values[given | places << len(groups.history) + len(groups.covariates)] = sums
-    out = model.read_out(features, state, step, running, elapsed, np.empty(0, np.int64), ahead=ahead, factors=factors)
-    total = out.mean.sum(axis=1, dtype=np.float64)
-    effects = np.column_stack((shapley(values), total - values[-1]))
-    return Explanation((*groups.names, RUNNING), values[0], effects, total)
+    said, no_sums = (features, state, step, running, elapsed), np.empty(0, np.int64)
+    alone = model.read_out(*said, no_sums, ahead=ahead, factors=factors).mean.sum(axis=1, dtype=np.float64)
+    names, effects = (*groups.names, RUNNING), np.column_stack((shapley(values), alone - values[-1]))
+    if prior is None or not len(prior.rows):
+        return Explanation(names, values[0], effects, alone)
+    total = model.read_out(*said, no_sums, ahead=ahead, factors=factors, prior=prior).mean.sum(axis=1, dtype=np.float64)
+    return Explanation((*names, LAUNCHES), values[0], np.column_stack((effects, total - alone)), total)
 
 
 def shapley(values: F64) -> F64:

@@ -263,6 +263,19 @@ def long_run(spec: FeatureSpec, rows: F32) -> tuple[npt.NDArray[np.float64], npt
     return levels[-1].astype(np.float64), np.array([means[-1] for means in streams], np.float64).reshape(len(streams), len(rows)).T
 
 
+def slowest(spec: FeatureSpec, rows: F32) -> F32:
+    """Slowest mean of demand per step, (n,): while a product is younger than its half-life, about the mean of all its steps."""
+    where = layout(spec)
+    age = np.fmin(np.fmax(rows[:, where.age], 0), _WEIGHT_TABLE_ROWS - 1).astype(np.int64)
+    slow: F32 = rows[:, where.levels.stop - 1] / weights(spec)[1][len(spec.half_lives) - 1, age]
+    return slow
+
+
+def active(spec: FeatureSpec, rows: F32) -> I64:
+    """How many of the newest `recent` steps had any demand, (n,)."""
+    return np.asarray((rows[:, layout(spec).recent] > 0).sum(axis=1), np.int64)
+
+
 def _scale(levels: F32) -> F32:
     # An adaptive mean, mostly slow, never 0; a new product's first sale moves all levels, so it adapts at once.
     scale: F32 = levels[-2] * np.float32(0.7) + levels[-3] * np.float32(0.3) + np.float32(0.02)

@@ -12,9 +12,10 @@ from typing import Any, Final, Self
 import numpy as np
 from keras import ops
 
+from models import cold_start, nowcast, pace, targets
 from models import features as rows
-from models import nowcast, pace, targets
 from models.artefact import Artefact, read
+from models.cold_start import Prior
 from models.features import F32, I64, FeatureSpec
 from models.network import central, compiled, decode, lstm_step
 from models.nowcast import Forecasts
@@ -138,12 +139,14 @@ class Forecaster:
         *,
         ahead: F32 | None = None,
         factors: F32 | None = None,
+        prior: Prior | None = None,
     ) -> Forecasts:
         """Forecasts of the `horizon` steps after `step`, shape (n,), and of the sums of as many steps as `sums`, (k,) or (n, k), says.
 
         `running`: (n, 1 + streams) demand and streams seen so far in step `step + 1`; `elapsed`: (n,) share of its time that has passed.
         Zeros in both give the plain forecast. `ahead`: (n, span, covariates) of the coming steps, see `targets.decoder_inputs`.
-        `factors`: (n, levels) that calibrate the steps' quantiles. Raises ValueError on a sum longer than `longest_sum`.
+        `factors`: (n, levels) that calibrate the steps' quantiles. `prior`: what is known of young products beside (see
+        `models.cold_start`). Raises ValueError on a sum longer than `longest_sum`.
         """
         n = len(step)
         self._check(n, features=features, state=state, demand=running)
@@ -154,6 +157,9 @@ class Forecaster:
         observed = np.maximum(running[:, 0], 0)
         time = np.clip(elapsed, 0, 1).astype(np.float32)
         passed = pace.passed(self.artefact.pace, step + 1, time, self.spec.step_ms, self.spec.timezone)
+        if prior is not None:
+            place = features, step, lengths, self.levels
+            decoded = cold_start.blended(prior, self.spec, self.artefact.profiles, *place, decoded, factors, observed, passed)
         return nowcast.nowcast(self.artefact.nowcast, self.levels, decoded, self.horizon, lengths, observed, passed)
 
     def published(self, forecasts: Forecasts) -> Forecasts:

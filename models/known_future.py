@@ -75,6 +75,7 @@ class FactColumns:
 
     first: I64  # (n + 1,) where each product's versions begin
     key: I64  # (v,) product and step in one number, rising
+    usual: F64  # (n,) logarithm of the product's first price, in 1/10,000 of the currency; NaN: none is known
     price: F64  # (v,) logarithm of the price over the product's first one; NaN: unknown
     stock: I64  # (v,) 1: some, 0: none, -1: unknown
     lead_steps: I64  # (v,) 0: unknown
@@ -98,6 +99,7 @@ class FactColumns:
         return cls(
             first=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
             key=(row << _STEP_BITS) + np.array([v.step for v in versions], np.int64),
+            usual=np.array([math.log(max(each, 1)) if each != UNKNOWN else math.nan for each in usual], np.float64),
             price=np.array(price, np.float64),
             stock=np.array([v.stock for v in versions], np.int64),
             lead_steps=np.array([v.lead_steps for v in versions], np.int64),
@@ -261,10 +263,15 @@ class KnownFuture:
         out[there] = self.facts.lead_steps[version[there]]
         return out
 
-    def categories(self, rows: npt.NDArray[np.intp], step: int) -> list[str | None]:
-        """Of the products in `rows`, (m,), what was said to be their category when `step` began; None: nothing."""
-        version = self.facts.at(np.asarray(rows, np.int64), np.full(len(rows), step, np.int64))
+    def categories(self, rows: npt.NDArray[np.intp], step: I64) -> list[str | None]:
+        """Of the products in `rows`, (m,), what was said to be their category when `step`, (m,), began; None: nothing."""
+        version = self.facts.at(np.asarray(rows, np.int64), step)
         return [(self.facts.category[v] or None) if v >= 0 else None for v in version.tolist()]
+
+    def log_prices(self, rows: npt.NDArray[np.intp], step: I64) -> F64:
+        """Logarithms of the prices of the products in `rows`, (m,), before promotions, when `step`, (m,), began; NaN: not known."""
+        row = np.asarray(rows, np.int64)
+        return np.asarray(self.facts.usual[row] + np.append(self.facts.price, np.nan)[self.facts.at(row, step)])
 
     def change(self, rows: npt.NDArray[np.intp], before: I64, now: I64) -> tuple[F64, F64, F64]:
         """Of the products in `rows`, (m,), from the start of one step to that of another, (m,) each: stock at the end (1: some, 0: none, NaN: not known),
@@ -336,6 +343,7 @@ class KnownFuture:
         facts = FactColumns(
             first=np.concatenate([[0], np.cumsum(lengths)]),
             key=(f.key[versions] & ((1 << _STEP_BITS) - 1)) + (np.repeat(np.arange(len(chosen)), lengths) << _STEP_BITS),
+            usual=f.usual[chosen],
             price=f.price[versions],
             stock=f.stock[versions],
             lead_steps=f.lead_steps[versions],

@@ -58,6 +58,13 @@ def part(quantiles: F32, share: F32, shape: F32, levels: Sequence[float]) -> F32
     return np.asarray(np.where(share[:, None] >= 1, quantiles * share[:, None], out))
 
 
+def gamma_quantiles(mean: F64, shape: F64, levels: Sequence[float]) -> F64:
+    """Quantiles of gamma distributions, (..., levels), of this mean and shape (mean² over variance), (...) each; rise with the level."""
+    logs = np.clip(np.log(shape), _LOG_SHAPES[0], _LOG_SHAPES[-1])
+    tables = _log_quantiles(tuple(levels))
+    return np.stack([mean * np.exp(np.interp(logs, _LOG_SHAPES, table) - logs) for table in tables], axis=-1)
+
+
 @lru_cache(maxsize=8)
 def _log_quantiles(levels: tuple[float, ...]) -> F64:
     """Logarithms of the gamma distribution's quantiles, (levels, shapes)."""

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from feature_store.measures import CARTS, MEASURES, NETTED_ORDERS, NETTED_UNITS, ORDERS, SCALES, UNITS, VIEWS, natural
-from models import alerts, calibration
+from models import alerts, calibration, cold_start
 from models.alert_evidence import COARSE
 from models.alerts import AlertPolicy, Transitions
 from models.announcing import announce
 from models.calibration import Outcomes, Pools, Trials
+from models.cold_start import Facts, Launches, Lived, Prior
 from models.features import F32, I64, FeatureSpec, scales, seasonal_naive
 from models.known_future import KnownFuture
 from models.nowcast import Forecasts
@@ -57,6 +58,7 @@ class Model(Protocol):
         *,
         ahead: F32 | None = None,
         factors: F32 | None = None,
+        prior: Prior | None = None,
     ) -> Forecasts: ...
 
 
@@ -88,6 +90,7 @@ class Advanced:
     publish: Bools  # (n,) whether a closed step asks for the forecast to be sent
     tried: Bools  # (n,) whether another forecast is on trial than before
     outcomes: dict[tuple[int, int], Outcomes]  # by pool and day
+    lived: dict[tuple[int, int], dict[str, I64]]  # by pool and day, and in these by category, what steps brought: see `cold_start.Lived`
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +151,7 @@ def advance(
     step, judged, scores = timelines.step.copy(), timelines.tile.copy(), timelines.scores.copy()
     features, state, trials = timelines.features.copy(), timelines.state.copy(), timelines.trials.copy()
     publish = np.zeros(len(timelines), np.bool_)
-    transitions, held, closed = [], [], []
+    transitions, held, closed, lived_through = [], [], [], Lived()
     step_ms = model.spec.step_ms
     for tile in range(max(first, int(judged.min()) + 1), first + sums.shape[1]):
         due = np.flatnonzero(judged < tile)
@@ -175,15 +178,19 @@ def advance(
         step[closing] = steps = np.full(len(closing), ended, np.int64)
         sold = censored(demand(model.spec, of_step), shop, closing, steps)
         came, naive = np.full((2, len(step)), np.nan, np.float32)
-        came[closing], naive[closing] = sold[:, 0], seasonal_naive(model.spec, features[closing], steps)
-        rows, states = model.advance(features[closing], state[closing], sold, steps, covariates=lived(model, shop, closing, steps))
+        rows, day = features[closing], calibration.day_of(ended, step_ms)
+        came[closing], naive[closing] = sold[:, 0], seasonal_naive(model.spec, rows, steps)
+        lived_through.add(model.spec, rows, sold[:, 0], pools.pool[closing], day, Facts.of(shop, closing, steps))
+        rows, states = model.advance(rows, state[closing], sold, steps, covariates=lived(model, shop, closing, steps))
         features[closing], state[closing] = rows, states
         due = closing[ended % model.horizon == pools.turn[closing]]
         closed.append(Closed(ended, came, naive, due, features[due], state[due]))
         publish[closing] |= _worth_publishing(scores, closing, scales(model.spec, rows), np.asarray(of_step.any(axis=1)), ended, step_ms)
         scores[closing, EXPECTED] = model.expect(rows, states, steps, ahead=coming(model, shop, closing, steps, 1))
     tried, outcomes = compare(trials, closed, model, pools, shop)
-    return Advanced(Timelines(step, judged, features, state, scores, trials), transitions, held, publish, tried, outcomes)
+    return Advanced(
+        Timelines(step, judged, features, state, scores, trials), transitions, held, publish, tried, outcomes, lived_through.by_day
+    )
 
 
 def censored(demand: F32, known: KnownFuture | None, rows: npt.NDArray[np.intp], step: I64) -> F32:
@@ -252,6 +259,25 @@ def calibrated(model: Model, pools: Pools, rows: npt.NDArray[np.intp], features:
     return group, pools.of_class(rows, step * model.spec.step_ms // DAY_MS, group)
 
 
+def prior(model: Model, pools: Pools, known: KnownFuture | None, rows: npt.NDArray[np.intp], features: F32, step: I64) -> Prior:
+    """What is known of the products in `rows` beside what the model says, for forecasts after their `step`."""
+    return prior_of(model.spec, pools.launched(rows, step * model.spec.step_ms // DAY_MS), known, rows, features, step)
+
+
+def prior_of(
+    spec: FeatureSpec,
+    launched: Sequence[Launches | None],
+    known: KnownFuture | None,
+    rows: npt.NDArray[np.intp],
+    features: F32,
+    step: I64,
+) -> Prior:
+    """The same, given what is known of launches beside each of them."""
+    share = cold_start.weight(spec, features)
+    young = np.flatnonzero(share > 0)
+    return Prior.of(young, share[young], [launched[i] for i in young.tolist()], Facts.of(known, rows[young], step[young] + 1))
+
+
 def _on_trial(
     model: Model, pools: Pools, rows: npt.NDArray[np.intp], features: F32, state: F32, step: I64, shop: KnownFuture | None
 ) -> Trials:
@@ -259,7 +285,8 @@ def _on_trial(
     group, factors = calibrated(model, pools, rows, features, step)
     nothing = np.zeros((len(rows), 1 + len(model.spec.streams)), np.float32)
     ahead = coming(model, shop, rows, step, model.horizon)
-    out = model.read_out(features, state, step, nothing, nothing[:, 0], np.empty(0, np.int64), ahead=ahead, factors=factors)
+    known = prior(model, pools, shop, rows, features, step)
+    out = model.read_out(features, state, step, nothing, nothing[:, 0], np.empty(0, np.int64), ahead=ahead, factors=factors, prior=known)
     return Trials.of(step, group, out.mean, out.quantiles.transpose(0, 2, 1), factors)
 
 

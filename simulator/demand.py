@@ -61,6 +61,10 @@ class ShopConfig:
     promotions_per_day: float = 0.01  # per product
     weather_effect: float = 0.0  # on the logarithm of demand of outdoor goods, per standard deviation of the weather
     stock_outs_per_day: float = 0.0  # per product
+    category_spread: float = 0.0  # standard deviation of the logarithm of popularity between categories
+    price_slope: float = (
+        0.0  # on the logarithm of popularity, per logarithm of the catalogue's price: dear goods sell less where it is negative
+    )
     trends_per_day: float = 8.0  # sudden changes, in the whole shop
     trend_min_lines_per_hour: float = 4.0  # slower products get none (the 20 most popular may always)
     lines_per_order: float = 1.8
@@ -145,7 +149,6 @@ class Demand:
         rank = rng.permutation(n) + 1.0
         share = rank**-config.zipf
         self.product_ids = tuple(f"p{i:05d}" for i in range(n))
-        self.base: Floats = config.lines_per_hour * share / share.sum()  # (n,) order lines per hour
         self.week: Floats = _profiles(rng, n)  # (n, 168) mean 1, from Monday 00:00 local
         self.weighed = rng.random(n) < 0.03
         # Weighed goods cost whole tenths, so that thousandths of a unit cost whole 1/10,000 of money.
@@ -162,6 +165,9 @@ class Demand:
         rng = self.generator(FACTS)
         self.category = rng.choice(len(CATEGORIES), n)  # (n,)
         self.lead_hours = rng.choice([48, 72, 120, 240], n)  # (n,)
+        of_category = rng.standard_normal(len(CATEGORIES))[self.category]
+        share = share * np.exp(config.category_spread * of_category) * (self.base_cents / 1_000) ** config.price_slope
+        self.base: Floats = config.lines_per_hour * share / share.sum()  # (n,) order lines per hour
         self._outdoor = np.isin(self.category, [i for i, name in enumerate(CATEGORIES) if name in OUTDOOR])
         self._promotions_by_day: dict[int, list[Promotion]] = {}
         self._stock_outs_by_day: dict[int, list[StockOut]] = {}

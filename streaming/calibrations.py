@@ -8,11 +8,12 @@ from typing import Final
 import numpy as np
 import structlog
 
-from feature_store.calls import DaySums
+from feature_store.calls import DaySums, LivedSums
 from feature_store.store import FeatureStore
-from models import calibration, drift, floor
+from models import calibration, cold_start, drift, floor
 from models.accuracy import ALL, Accuracy, accuracy
 from models.calibration import LAG_DAYS, MEMORY_DAYS, Bools, Memory, Outcomes, Pools
+from models.features import I64
 from models.forecaster import Forecaster
 from models.metrics import VOLUMES
 from streaming import metrics
@@ -36,10 +37,10 @@ class Calibrations:
 
     def memory(self) -> Memory:
         """Of a shard that nothing is known of yet."""
-        return self._memory({})
+        return self._memory({}, {})
 
-    def _memory(self, by_day: dict[int, Outcomes]) -> Memory:
-        return Memory(len(self._model.levels), by_day, self._held)
+    def _memory(self, by_day: dict[int, Outcomes], lived: dict[int, cold_start.Sums]) -> Memory:
+        return Memory(len(self._model.levels), by_day, self._held, lived, self._settings.step_ms)
 
     def _held(self, by_day: Mapping[int, Outcomes], day: int) -> Bools:
         return floor.held(by_day, day, self._model.levels, self._settings.alerts_floor)
@@ -52,12 +53,15 @@ class Calibrations:
         day = self._day(closed_step + 1)
         if day == shard.known_day:
             return False
-        shard.memory, shard.known_day = self._memory(await self._read(number)), day
+        shard.memory, shard.known_day = await self._memory_of(number), day
         return True
 
     async def restore(self, number: int, shard: OwnedShard) -> None:
         """Another model served the shard until now: what was read of its outcomes gives way to what there is of ours, of the same days."""
-        shard.memory = self._memory({} if shard.known_day is None else await self._read(number))
+        shard.memory = self.memory() if shard.known_day is None else await self._memory_of(number)
+
+    async def _memory_of(self, number: int) -> Memory:
+        return self._memory(await self._read(number), lived_by_day(await self._store.lived(number)))
 
     def pools(self, owned: Owned, products: Sequence[Product], first_step: int, last_step: int) -> Pools:
         """Factors of forecasts made after any of these steps, one pool a shard, in the order of their numbers."""
@@ -70,6 +74,11 @@ class Calibrations:
     def sums(self, found: Mapping[int, Outcomes]) -> DaySums:
         """What a commit adds, of outcomes by day."""
         return DaySums(self._owner, {day: outcomes.to_list() for day, outcomes in found.items()}, LAG_DAYS + MEMORY_DAYS)
+
+    def lived(self, found: Mapping[int, Mapping[str, I64]]) -> LivedSums:
+        """What a commit adds, of what products lived through, by day."""
+        by_day = {day: {name: sums.ravel().tolist() for name, sums in of_day.items()} for day, of_day in found.items()}
+        return LivedSums(by_day, LAG_DAYS + cold_start.MEMORY_DAYS)
 
     async def scores(self, number: int, closed_step: int, step: int) -> list[ForecastScores]:
         """Of each day whose last step is closed when everything after `closed_step` up to `step` is; days without an outcome have none."""
@@ -149,6 +158,15 @@ def outcomes_by_day(stored: Mapping[int, Sequence[int]], levels: Sequence[float]
     """From what is stored of a model; not what an older program, which counted other things, has left."""
     columns = Outcomes.none(len(levels)).sums.size
     return {day: Outcomes.from_list(numbers) for day, numbers in stored.items() if len(numbers) == columns}
+
+
+def lived_by_day(stored: Mapping[int, Mapping[str, Sequence[int]]]) -> dict[int, cold_start.Sums]:
+    """From what is stored; not what an older program, which counted other things, has left."""
+    shape = cold_start.SHAPE
+    return {
+        day: {name: np.array(sums, np.int64).reshape(shape) for name, sums in found.items() if len(sums) == shape[0] * shape[1]}
+        for day, found in stored.items()
+    }
 
 
 def pool_numbers(products: Sequence[Product]) -> list[int]:

@@ -30,6 +30,7 @@ MEANING: Final = {
     "shop_season": "the same by the shop's profile",
     "calendar": "day of the month, weekend, and the rest of the calendar",
     "running_step": "what the running step has brought so far",
+    "launches": "what the category's products sold after their birth",
 }
 
 
@@ -74,9 +75,9 @@ async def explained_forecast(store: FeatureStore, settings: Settings, model: For
     pools = calibrations.pools({shard: owned}, [product], present.step, present.step)
     _, factors = timeline.calibrated(model, pools, np.array([0]), present.features, step)
     ahead = timeline.coming(model, present.shop, np.array([0]), step, model.horizon, newest=True)
-    found = explain(
-        model, present.features, present.state, step, present.history, present.running, present.elapsed, ahead=ahead, factors=factors
-    )
+    prior = timeline.prior(model, pools, present.shop, np.array([0]), present.features, step)
+    rows = (present.features, present.state, step, present.history, present.running, present.elapsed)
+    found = explain(model, *rows, ahead=ahead, factors=factors, prior=prior)
     drivers = zip(found.names, found.effects[0].tolist(), strict=True)
     return ExplainedForecast(
         product_id=name,

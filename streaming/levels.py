@@ -134,7 +134,9 @@ class Levels:
             mine = [i for i in usable.tolist() if some[i][0] == number]
             shard = owned[number]
             if mine and shard.adding is not None and shard.closed_step is not None:
-                categories = [None] * len(mine) if shop is None else shop.categories(np.array(mine), shard.closed_step + 1)
+                categories = (
+                    [None] * len(mine) if shop is None else shop.categories(np.array(mine), np.full(len(mine), shard.closed_step + 1))
+                )
                 shard.adding.add(categories, out.mean[mine], out.cumulative_mean[mine], recent[mine])
 
     def _read_out(self, owned: Owned, products: Sequence[Product], gathered: Gathered, shop: KnownFuture | None) -> Forecasts:
@@ -146,7 +148,10 @@ class Levels:
         sums = np.asarray(self._lengths, np.int64)
         span = max(model.horizon, *self._lengths)
         coming = timeline.coming(model, shop, np.arange(len(products)), lines.step, span)
-        out = model.read_out(lines.features, lines.state, lines.step, nothing, nothing[:, 0], sums, ahead=coming, factors=factors)
+        prior = timeline.prior(model, pools, shop, np.arange(len(products)), lines.features, lines.step)
+        out = model.read_out(
+            lines.features, lines.state, lines.step, nothing, nothing[:, 0], sums, ahead=coming, factors=factors, prior=prior
+        )
         return model.published(out)
 
     async def _finish(self, number: int, shard: OwnedShard) -> None:

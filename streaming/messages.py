@@ -33,8 +33,6 @@ from streaming.contracts import (
 
 # Digits that a reader can use; the rest is noise that every subscriber would pay for.
 DECIMALS: Final = 4
-# A new product's first day: its forecast is mostly the shop's.
-COLD_START_STEPS: Final = 24
 # A trend is called one when the coming day's mean leaves the last week's level by a fifth.
 FLAT_BAND: Final = 0.2
 # Alerts decided later than this after their window are history; nobody is paged for them.
@@ -63,6 +61,7 @@ class Request:
     context: ShardContext
     observed: float  # units of the running step
     active: bool  # anything was counted in the running step
+    cold: bool  # see `cold_start.is_cold`
     oldest_input_at_ms: int | None
 
 
@@ -87,7 +86,7 @@ def forecasts(
     running = out.running
     by_now_mean, by_now = _rounded(running.by_now_mean), _rounded(running.by_now_quantiles)
     step_mean, step_quantiles = _rounded(running.step_mean), _rounded(running.step_quantiles)
-    recent, ages = rows.recent(spec, timelines.features, timelines.step), rows.ages(spec, timelines.features)
+    recent = rows.recent(spec, timelines.features, timelines.step)
     level, ahead = _week_level(recent).tolist(), out.mean.mean(axis=1).tolist()
     demands = _or_none(recent)
     for i, request in enumerate(requests):
@@ -122,7 +121,7 @@ def forecasts(
             recent=Recent(first_step=(step + 1 - spec.recent) * step_ms, demand=demands[i]),
             trend=_trend(ahead[i], level[i]),
             model=model,
-            quality=_quality(context, ages[i] < COLD_START_STEPS),
+            quality=_quality(context, request.cold),
             oldest_input_at=request.oldest_input_at_ms,
         )
 

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from feature_store.calls import NO_WATERMARK, RunningSums
 from feature_store.measures import N_MEASURES, UNITS, natural
 from feature_store.store import FeatureStore
-from models import timeline
+from models import cold_start, timeline
+from models.features import F32
 from models.forecaster import Forecaster
 from models.known_future import KnownFuture
 from models.nowcast import Forecasts
@@ -95,6 +96,7 @@ class ReadOut:
     sums: npt.NDArray[np.int64]  # (n, sums) lengths of the forecasts' sums, in steps; 0: not asked for
     observed: npt.NDArray[np.float64]  # (n,) units of the running step
     active: npt.NDArray[np.bool_]  # (n,) anything was counted in it
+    cold: npt.NDArray[np.bool_]  # (n,) the forecast is rather other products' than its own
 
 
 class Reader:
@@ -132,7 +134,7 @@ class Reader:
         pools = self._calibrations.pools(owned, products, int(step.min()), int(step.max()))
         elapsed = np.clip((as_of - (step + 1) * step_ms) / step_ms, 0, 1).astype(np.float32)
 
-        def decide() -> tuple[Timelines, Forecasts]:
+        def decide() -> tuple[Timelines, Forecasts, F32]:
             features, state = lines.features.copy(), lines.state.copy()
             everyone, over = np.arange(len(products)), np.flatnonzero(ended)
             if len(over):
@@ -142,11 +144,16 @@ class Reader:
             _, factors = timeline.calibrated(self._model, pools, everyone, features, step)
             span = max(self._model.horizon, int(sums.max()))
             coming = timeline.coming(self._model, shop, everyone, step, span, newest=True)
-            out = self._model.read_out(features, state, step, running, elapsed, np.maximum(sums, 1), ahead=coming, factors=factors)
-            return replace(lines, step=step, features=features, state=state), self._model.published(out)
+            prior = timeline.prior(self._model, pools, shop, everyone, features, step)
+            out = self._model.read_out(
+                features, state, step, running, elapsed, np.maximum(sums, 1), ahead=coming, factors=factors, prior=prior
+            )
+            return replace(lines, step=step, features=features, state=state), self._model.published(out), prior.weights(len(products))
 
-        ahead, out = await self._compute(decide)
-        return ReadOut(products, contexts, ahead, out, sums, natural(running_sums)[:, UNITS], np.asarray(running_sums.any(axis=1)))
+        ahead, out, weight = await self._compute(decide)
+        cold = cold_start.is_cold(self._model.spec, ahead.features, weight)
+        observed, active = natural(running_sums)[:, UNITS], np.asarray(running_sums.any(axis=1))
+        return ReadOut(products, contexts, ahead, out, sums, observed, active, cold)
 
     def _sums_of(self, shop: KnownFuture | None, n: int) -> npt.NDArray[np.int64]:
         """Lengths of the sums that are asked for, (n, sums) in steps; a product's own lead time comes last, 0 where it has none, or one of the others."""
@@ -164,6 +171,7 @@ class Reader:
                 read.contexts[read.products[i][0]],
                 float(read.observed[i]),
                 bool(read.active[i]),
+                bool(read.cold[i]),
                 oldest_input_at_ms[i],
             )
             for i in usable.tolist()

@@ -25,7 +25,7 @@ from models.records import unpack
 from models.rewind import steps_lived
 from models.shadow import Followed, first_whole_day, follow
 from streaming import metrics
-from streaming.calibrations import SCORED_DAYS, outcomes_by_day, scores_of
+from streaming.calibrations import SCORED_DAYS, lived_by_day, outcomes_by_day, scores_of
 from streaming.contracts import ForecastScores, ModelName, encode, scores_headers
 from streaming.errors import UserError
 from streaming.health import MODEL, STORE, Health
@@ -172,7 +172,8 @@ class Shadow:
             stored = outcomes_by_day(await self._store.day_sums(number, self._model.version[:8]), self._model.levels)
             shard.before = {each: found for each, found in stored.items() if each < shard.whole_from}
             shard.by_day = {each: found for each, found in shard.by_day.items() if each >= day - LAG_DAYS - MEMORY_DAYS}
-            shard.memory, shard.known_day = Memory(len(self._model.levels), shard.known), day
+            lived = lived_by_day(await self._store.lived(number))
+            shard.memory, shard.known_day = Memory(len(self._model.levels), shard.known, lived=lived, step_ms=self._settings.step_ms), day
         return shard.memory
 
     def _last_step(self, heard_ms: int) -> int:

@@ -19,6 +19,7 @@ from models.alert_messages import messages as alert_messages
 from models.alerts import Action, AlertPolicy, Kind, Reason, Transitions
 from models.announcing import announce
 from models.calibration import Outcomes, Pools
+from models.features import I64
 from models.input_shift import InputSums
 from models.known_future import KnownFuture
 from models.records import Gathered
@@ -184,9 +185,12 @@ class Sweep:
         now_ms = int(time.time() * 1000)
         commits = self.codec.write([name for _, name in products], before, decided.advanced, now_ms)
         outcomes: defaultdict[int, dict[int, Outcomes]] = defaultdict(dict)
+        lived: defaultdict[int, dict[int, dict[str, I64]]] = defaultdict(dict)
         numbers = pool_numbers(products)
         for (pool, day), found in decided.advanced.outcomes.items():
             outcomes[numbers[pool]][day] = found
+        for (pool, day), of_day in decided.advanced.lived.items():
+            lived[numbers[pool]][day] = of_day
         by_shard: defaultdict[int, list[int]] = defaultdict(list)
         for i, (shard, _) in enumerate(products):
             by_shard[shard].append(i)
@@ -195,7 +199,8 @@ class Sweep:
         for shard, rows in by_shard.items():
             known, token = owned[shard].sequence, self._ownership.token
             sums = self._calibrations.sums(outcomes[shard])
-            result = await self._store.commit(shard, token, [commits[i] for i in rows], entries[shard], sums=sums, known=known)
+            steps = self._calibrations.lived(lived[shard])
+            result = await self._store.commit(shard, token, [commits[i] for i in rows], entries[shard], sums=sums, lived=steps, known=known)
             self._ownership.prove()
             if isinstance(result, Stale):
                 metrics.FORECAST_COMMIT_CONFLICTS.labels("step").inc()

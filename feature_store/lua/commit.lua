@@ -2,7 +2,7 @@
 -- ARGV: prefix, owner token, call (msgpack), then blobs. The call names the products: {name, first and last step to close (last < first: none), dirty since
 -- or false, whether it has a new trial}. Blobs, product after product: expected headers of features and scores, then features and state where a step closes,
 -- scores, the trial; last the outbox messages. (cmsgpack knows no binary strings, so those are arguments.) Sums of outcomes, {day, {integers}}, are added to
--- what `calibration` holds of the model and the day, and older days forgotten.
+-- what `calibration` holds of the model and the day, those of steps lived through, {day, category, {integers}}, to what `launches` holds; older days are forgotten.
 -- Two records share a key, which costs Redis some hundred bytes less than a key for each: features and state in `state:`, scores and trial in `scores:`, the
 -- length of the first in the last four bytes.
 -- Returns {'committed', sequence} | {'lost'} (another owner) | {'rolled_back', sequence} (less than what the decision knew is counted) | {'stale', product, …} (their records are not those that were read; nothing is written).
@@ -69,23 +69,23 @@ for _, product in ipairs(call.products) do
     redis.call('HSETNX', prefix .. 'dirty_since', name, since)
   end
 end
-local calibration = prefix .. 'calibration'
-for _, found in ipairs(call.sums) do
-  local day, sums = found[1], found[2]
-  local field = call.model .. ':' .. day
-  local stored = redis.call('HGET', calibration, field)
+-- `day_of` finds the day in the name of a field
+local function add(key, field, sums, oldest, day_of)
+  local stored = redis.call('HGET', key, field)
   if stored then
     local before = cmsgpack.unpack(stored)
     if #before == #sums then  -- else of a program that summed up other things
       for i = 1, #sums do sums[i] = sums[i] + before[i] end
     end
   else
-    for _, known in ipairs(redis.call('HKEYS', calibration)) do
-      if tonumber(known:match('-?%d+$')) < day - call.keep_days then redis.call('HDEL', calibration, known) end
+    for _, known in ipairs(redis.call('HKEYS', key)) do
+      if tonumber(known:match(day_of)) < oldest then redis.call('HDEL', key, known) end
     end
   end
-  redis.call('HSET', calibration, field, cmsgpack.pack(sums))
+  redis.call('HSET', key, field, cmsgpack.pack(sums))
 end
+for _, found in ipairs(call.sums) do add(prefix .. 'calibration', call.model .. ':' .. found[1], found[2], found[1] - call.keep_days, '-?%d+$') end
+for _, found in ipairs(call.lived) do add(prefix .. 'launches', found[1] .. ':' .. found[2], found[3], found[1] - call.keep_lived, '^-?%d+') end
 for _, id in ipairs(call.outbox) do
   redis.call('HSET', prefix .. 'outbox', id, ARGV[blob])
   blob = blob + 1

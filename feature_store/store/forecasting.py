@@ -10,8 +10,10 @@ import numpy.typing as npt
 from feature_store.calls import (
     HEADER_BYTES,
     HOUR_MS,
+    NO_LIVED,
     NO_SUMS,
     DaySums,
+    LivedSums,
     OwnerLost,
     ProductCommit,
     ProductRecord,
@@ -209,6 +211,15 @@ class Forecasting(Client):
         named = ((*name.decode().split(":"), value) for name, value in found.items())
         return {int(day): _integers.decode(value) for owner, day, value in named if owner == model}
 
+    async def lived(self, shard: int) -> dict[int, dict[str, list[int]]]:
+        """What `commit` added up of products' steps, by day and category."""
+        found = await self._patiently(lambda: self._redis.hgetall(self.keys.launches(shard)))
+        by_day: dict[int, dict[str, list[int]]] = {}
+        for name, value in found.items():
+            day, _, category = name.decode().partition(":")
+            by_day.setdefault(int(day), {})[category] = _integers.decode(value)
+        return by_day
+
     async def commit(
         self,
         shard: int,
@@ -217,9 +228,11 @@ class Forecasting(Client):
         outbox: Mapping[str, bytes],
         *,
         sums: DaySums = NO_SUMS,
+        lived: LivedSums = NO_LIVED,
         known: int = 0,
     ) -> int | Stale:
-        """Store states, scores, sums of outcomes and the messages that follow, all or nothing; returns the shard's sequence, or Stale.
+        """Store states, scores, sums of outcomes and of what was lived through, and the messages that follow, all or nothing; returns the shard's
+        sequence, or Stale.
 
         `known`: the shard's sequence when it was decided. Raises OwnerLost, and ShardRolledBack where Redis has a lower one.
         """
@@ -233,6 +246,8 @@ class Forecasting(Client):
                 "model": sums.model,
                 "sums": list(sums.by_day.items()),
                 "keep_days": sums.keep_days,
+                "lived": [[day, category, added] for day, found in lived.by_day.items() for category, added in found.items()],
+                "keep_lived": lived.keep_days,
                 "products": [
                     [
                         p.product,

@@ -127,6 +127,7 @@ class Outcome:
     levels: dict[str, Message]  # the same of categories and of the shop, by key
     alerts: dict[tuple[str, int, str], Message]  # id, sequence, status
     outcomes: dict[tuple[int, str], list[int]]  # shard, model and day → sums over what came of forecasts
+    launches: dict[tuple[int, str], list[int]]  # shard, day and category → sums over what products lived through
     scores: dict[tuple[int, int], Message]  # shard, start of the day
 
     def differences(self, other: "Outcome", *, without: Sequence[str] = ()) -> list[str]:
@@ -138,6 +139,7 @@ class Outcome:
             ("level", self.levels, other.levels),
             ("alert", self.alerts, other.alerts),
             ("outcomes", self.outcomes, other.outcomes),
+            ("launches", self.launches, other.launches),
             ("scores", self.scores, other.scores),
         ]
         for what, mine, theirs in pairs:
@@ -345,7 +347,8 @@ class Scenario:
         last = self._forecasts()
         products = {key: message for key, message in last.items() if message["level"] == "product"}
         levels = {key: message for key, message in last.items() if message["level"] != "product"}
-        return Outcome(asyncio.run(self._sums()), products, levels, self._alerts(), self._outcomes(), self._scores())
+        outcomes, launches = self._day_sums(self.keys.calibration), self._day_sums(self.keys.launches)
+        return Outcome(asyncio.run(self._sums()), products, levels, self._alerts(), outcomes, launches, self._scores())
 
     async def _sums(self) -> dict[tuple[str, int, bool], tuple[float, ...]]:
         import pandas as pd
@@ -381,11 +384,11 @@ class Scenario:
             assert found.setdefault(identity, message) == message, f"an alert was repeated with another content: {identity}"
         return found
 
-    def _outcomes(self) -> dict[tuple[int, str], list[int]]:
+    def _day_sums(self, key: Callable[[int], str]) -> dict[tuple[int, str], list[int]]:
         return {
             (shard, field.decode()): msgspec.msgpack.decode(value)
             for shard in range(SHARDS)
-            for field, value in self.redis.hgetall(self.keys.calibration(shard)).items()
+            for field, value in self.redis.hgetall(key(shard)).items()
         }
 
     def _scores(self) -> dict[tuple[int, int], Message]:

@@ -18,6 +18,7 @@ from feature_store.calls import (
     Applied,
     ApplyCall,
     DaySums,
+    LivedSums,
     OwnerLost,
     ProductCommit,
     RolledBack,
@@ -227,6 +228,22 @@ async def test_sums_of_days_long_past_are_forgotten_whatever_the_model(store: Fe
         await store.commit(SHARD, "token", [close_of(next(names), STEP, STEP)], {}, sums=sums_of(day, 1, model=model))
     assert await store.day_sums(SHARD, "model-12") == {20_001: [1], 20_031: [2]}
     assert await store.day_sums(SHARD, "model-13") == {}
+
+
+async def test_sums_of_what_was_lived_through_go_by_day_and_category(store: FeatureStore) -> None:
+    await store.apply([call(None, 5)])
+    await store.claim([SHARD], "token")
+
+    def lived(by_day: dict[int, dict[str, list[int]]]) -> LivedSums:
+        return LivedSums(by_day, keep_days=2)
+
+    first = close_of("a", STEP, STEP)
+    names = {"": [1, 2], "gärten: and \n more": [0, 2**53 - 5], "y" * 300: [3, -4]}
+    await store.commit(SHARD, "token", [first], {}, lived=lived({-1: {"": [9, 9]}, 1: names}))
+    assert await store.commit(SHARD, "token", [first], {}, lived=lived({1: names})) == Stale(["a"])
+    await store.commit(SHARD, "token", [close_of("b", STEP, STEP)], {}, lived=lived({1: {"": [1, 1], "y" * 300: [4, 4]}, 2: {"": [5, 6]}}))
+    assert await store.lived(SHARD) == {1: {**names, "": [2, 3], "y" * 300: [7, 0]}, 2: {"": [5, 6]}}
+    assert await store.lived(SHARD + 1) == {}
 
 
 async def test_a_trial_stays_until_it_is_replaced(store: FeatureStore) -> None:
