@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import ArrayLike
 from scipy.stats import gamma
 
 from models import cold_start
@@ -34,6 +35,10 @@ FLAT = tuple(np.ones(period, np.float32) for period in SPEC.periods)
 LEVELS = (0.1, 0.5, 0.9)
 HORIZON = 4
 SUMS = (7, 30)
+
+
+def f32(values: ArrayLike) -> F32:
+    return np.asarray(values, np.float32)
 
 
 def shop(seed: int, n: int = 30, steps: int = 40) -> tuple[F32, list[str | None], np.ndarray]:
@@ -90,7 +95,7 @@ def test_sums_are_those_of_a_plain_loop() -> None:
                     log = prices[i] * 1000
                     sums[PRICES] += [1, round(log), round(log * log / 1000), int(units > 0), round(log) if units > 0 else 0]
                 age += 1
-            features = rows.advance(SPEC, features, np.float32([[units, np.nan_to_num(units)]]), np.array([step]))
+            features = rows.advance(SPEC, features, f32([[units, np.nan_to_num(units)]]), np.array([step]))
     assert {(p, day, name) for (p, day), of_day in lived.by_day.items() for name in of_day} == expected.keys()
     for (pool, day, name), sums in expected.items():
         np.testing.assert_array_equal(lived.by_day[pool, day][name], sums)
@@ -145,7 +150,7 @@ def test_launches_grow_as_they_did_and_what_was_there_before_is_none() -> None:
 def test_nothing_is_known_where_nobody_sold_anything() -> None:
     assert Launches.of({}, 24) is None
     lived, features = Lived(), rows.fresh(SPEC, 2)
-    lived.add(SPEC, features, np.float32([0, 0]), np.zeros(2, np.int64), 0, Facts([None, None], np.full(2, np.nan)))
+    lived.add(SPEC, features, f32([0, 0]), np.zeros(2, np.int64), 0, Facts([None, None], np.full(2, np.nan)))
     assert Launches.of({0: lived.by_day[0, 0]}, 24) is None
 
 
@@ -170,8 +175,8 @@ def blend(prior: Prior, features: F32, step: int, decoded: tuple[F32, F32], fact
 
 def network(n: int, mean: float = 2.0) -> tuple[F32, F32]:
     """The same for all."""
-    whole = np.float32([mean] * HORIZON + [mean * length for length in SUMS])
-    quantiles = whole[:, None] * np.float32([0.2, 0.9, 2.0])
+    whole = f32([mean] * HORIZON + [mean * length for length in SUMS])
+    quantiles = whole[:, None] * f32([0.2, 0.9, 2.0])
     return np.tile(whole, (n, 1)), np.tile(quantiles, (n, 1, 1))
 
 
@@ -179,7 +184,7 @@ def lived_through(units: list[float]) -> F32:
     """The row of a product with this demand."""
     features = rows.fresh(SPEC, 1)
     for step, sold in enumerate(units):
-        features = rows.advance(SPEC, features, np.float32([[sold, sold]]), np.array([step]))
+        features = rows.advance(SPEC, features, f32([[sold, sold]]), np.array([step]))
     return features
 
 
@@ -297,7 +302,7 @@ def test_what_the_running_step_brings_moves_the_rate_at_once() -> None:
     week, at = FLAT, np.array([9])
 
     def first(observed: float, passed: float) -> float:
-        seen, time = np.float32([observed]), np.float32([passed])
+        seen, time = f32([observed]), f32([passed])
         return float(cold_start.blended(prior, SPEC, week, features, at, lengths, LEVELS, network(1), None, seen, time)[0][0, 1])
 
     assert first(40, 0.5) > 1.4 * first(4, 0.5)

@@ -25,7 +25,7 @@ def advanced() -> Advanced:
     trials = Trials.of(np.array([95, 100, NO_TRIAL]), np.arange(N), quantiles.mean(axis=2), quantiles, rng.random((N, LEVELS), np.float32))
     step, state = np.full(N, 100), rng.random((N, 8), np.float32)
     lines = Timelines(step, step * 12 + 11, fresh_features(SPEC, N), state, fresh_scores(N), trials)
-    return Advanced(lines, [], [], np.zeros(N, np.bool_), np.ones(N, np.bool_), {})
+    return Advanced(lines, [], [], np.zeros(N, np.bool_), np.ones(N, np.bool_), {}, {})
 
 
 def stored(after: Advanced) -> list[ProductRecord]:

@@ -15,6 +15,7 @@ from feature_store.measures import CARTS, N_MEASURES, NETTED_ORDERS, NETTED_UNIT
 from models import calibration, features, timeline
 from models.alerts import REASONS, Action, AlertPolicy, Reason
 from models.calibration import Memory, Outcomes, Pools, Trials
+from models.cold_start import Prior
 from models.features import F32, I64, FeatureSpec
 from models.known_future import KnownFuture, Place
 from models.nowcast import Forecasts, Running
@@ -57,6 +58,7 @@ class Steady:
         *,
         ahead: F32 | None = None,
         factors: F32 | None = None,
+        prior: Prior | None = None,
     ) -> Forecasts:
         """Level by level a multiple of what sells usually, rising over the horizon, before factors."""
         assert factors is not None
