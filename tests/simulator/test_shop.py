@@ -89,6 +89,19 @@ def test_popularity_is_very_uneven_and_days_differ_from_nights() -> None:
     assert hours.mean() == pytest.approx(1_000, rel=0.2)
 
 
+def test_categories_and_prices_move_popularity_where_the_shop_says_so() -> None:
+    plain = Demand(ShopConfig(products=1_000), 4)
+    spread = Demand(ShopConfig(products=1_000, category_spread=1.0), 4)
+    dear = Demand(ShopConfig(products=1_000, price_slope=-1.0), 4)
+    assert spread.base.sum() == pytest.approx(plain.base.sum()) == pytest.approx(dear.base.sum())
+    # By one factor a category, and by the price alone.
+    factors = [np.unique(np.round((spread.base / plain.base)[spread.category == i], 6)) for i in range(6)]
+    assert all(len(factor) == 1 for factor in factors)
+    assert max(factors) > 2 * min(factors)
+    revenue = dear.base / plain.base * dear.base_cents
+    np.testing.assert_allclose(revenue, revenue[0])
+
+
 def test_trends_change_the_rate_from_their_start_to_their_end() -> None:
     config = ShopConfig(products=200, trends_per_day=30, trend_min_lines_per_hour=0)
     demand, calm = Demand(config, 9), Demand(ShopConfig(products=200, trends_per_day=0), 9)
