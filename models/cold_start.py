@@ -51,6 +51,8 @@ _FEW_STEPS: Final = 0.05
 _SPREADS: Final = (0.1, 20.0)
 _ORDERS: Final = (1.0, 1e4)
 _LEAST: Final = 1e-9
+# Units of the smallest sale: a quantile nearer to none is none.
+_SMALLEST: Final = 1.0
 # The order that a product is born by, in typical ones: large orders, which make these, are rarer.
 _FIRST_ORDER: Final = 0.8
 # A product's own orders are worth no more than so many: its demand changes as it becomes known.
@@ -336,7 +338,9 @@ def _said(
     coming = rate[:, None] * np.stack(targets, axis=1)
     # Relative variance: of chance, and of the doubt about the rate that is left.
     doubt = prior.order[:, None] / np.maximum(coming, _LEAST) + _DOUBT / (shape + trust * orders)[:, None]
-    return coming.astype(np.float32), gamma_quantiles(coming, 1 / doubt, levels).astype(np.float32)
+    quantiles = gamma_quantiles(coming, 1 / doubt, levels)
+    quantiles[quantiles < _SMALLEST / 2] = 0
+    return coming.astype(np.float32), quantiles.astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
