@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from models import calibration, metrics, timeline
 from models.artefact import Artefact
-from models.bench import STREAM_PREFIX, BacktestForecasts, Bench, Progress, no_progress
+from models.bench import COVARIATE_PREFIX, STREAM_PREFIX, BacktestForecasts, Bench, Progress, no_progress
 from models.calibration import Outcomes, Trials
 from models.cold_start import Facts, Launches, Lived, Prior
 from models.dataset import UnusableData
@@ -135,9 +135,9 @@ def unfit(bench: Bench, artefact: Artefact) -> str | None:
         return (
             f"it takes {', '.join(taken) or 'no streams'} in {steps[0]}; the bench has {', '.join(offered) or 'none'} in steps {steps[1]}"
         )
-    if artefact.spec.covariates != bench.spec.covariates:
-        known = (", ".join(spec.covariates) or "nothing" for spec in (artefact.spec, bench.spec))
-        return "it knows {} ahead, the bench {}".format(*known)
+    known = [tuple(name.removeprefix(COVARIATE_PREFIX) for name in spec.covariates) for spec in (artefact.spec, bench.spec)]
+    if known[0] != known[1]:
+        return "it knows {} ahead, the bench {}".format(*(", ".join(names) or "nothing" for names in known))
     if artefact.horizon < bench.horizon:
         return f"it reaches {artefact.horizon} steps, and the bench asks for {bench.horizon}"
     first, last = bench.panel.first_step + bench.cutoffs[0] + 1, bench.panel.first_step + bench.cutoffs[-1] + bench.horizon

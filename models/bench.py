@@ -6,6 +6,7 @@ cut-off's newer columns it may only read what lies before that cut-off.
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,12 +19,17 @@ import pandas as pd
 from models import metrics
 from models.dataset import Panel, UnusableData, panel
 from models.features import FeatureSpec
+from models.known_arrays import from_arrays, to_arrays
+from models.known_future import KnownFuture
 from models.seasons import DAY_MS
 
 Floats = npt.NDArray[np.floating]
 
 _PANEL: Final = "panel.parquet"
 _CUTOFFS: Final = "cutoffs.json"
+_KNOWN: Final = "known.npz"
+# Of rows of which nothing is known, as of a product out of stock; `y` is 0 there.
+_GAP: Final = "gap"
 # Of columns that are known of the past only.
 STREAM_PREFIX: Final = "hist_"
 # Of columns that are known of the horizon too.
@@ -48,9 +54,9 @@ class Bench:
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     def history(self, cutoff: int) -> Floats:
-        """Demand up to a cut-off of the products born by then, (alive, cutoff + 1); NaN before a product is born."""
+        """Demand up to a cut-off of the products born by then, (alive, cutoff + 1); NaN before a product is born, 0 in gaps."""
         alive = self.alive(cutoff)
-        known = self.panel.demand[:alive, : cutoff + 1, 0]
+        known = np.nan_to_num(self.panel.demand[:alive, : cutoff + 1, 0])
         return np.where(np.arange(cutoff + 1) >= self.panel.born[:alive, None], known, np.nan)
 
     def alive(self, cutoff: int) -> int:
@@ -84,7 +90,10 @@ Contender = Callable[[Bench, Progress], BacktestForecasts]
 
 
 def load(directory: Path) -> Bench:
-    """A directory of `panel.parquet` (`unique_id, ds, y`, any `hist_…` and `futr_…`) and `cutoffs.json`. Raises UnusableData."""
+    """A directory of `panel.parquet` (`unique_id, ds, y`, any `hist_…` and `futr_…`, `gap`) and `cutoffs.json`. Raises UnusableData.
+
+    `known.npz`, where it is there, says what was known of the `futr_…` at each cut-off; else they were always known.
+    """
     try:
         frame = pd.read_parquet(directory / _PANEL)
         plan = json.loads((directory / _CUTOFFS).read_text(encoding="utf-8"))
@@ -111,12 +120,30 @@ def load(directory: Path) -> Bench:
     values = frame[["y", *streams]].fillna(0).to_numpy(np.float64)
     whole = panel(names.tolist(), product, column.astype(np.int64) + first, values, first + len(every), spec.timezone)
     if known_ahead:
-        whole = replace(whole, covariates=_covariates(whole, names, product, column, frame[known_ahead].to_numpy(np.float32)))
+        covariates = _by_product(whole, names, product, column, frame[known_ahead].to_numpy(np.float32))
+        whole = replace(whole, covariates=covariates, known=_known(directory / _KNOWN, whole, names, known_ahead))
+    if _GAP in frame.columns:
+        gaps = _by_product(whole, names, product, column, frame[[_GAP]].to_numpy(np.float32))[..., 0] > 0
+        whole.demand[gaps, 0] = np.nan
     return Bench(whole, spec, every, tuple(sorted(int(cutoff) for cutoff in at)), horizon, season)
 
 
-def _covariates(whole: Panel, names: Any, product: Any, column: Any, values: Any) -> npt.NDArray[np.float32]:
-    """(n, columns, covariates) in the order of the panel; NaN where the frame has no row."""
+def _known(path: Path, whole: Panel, names: Any, columns: list[str]) -> KnownFuture | None:
+    """What was known ahead of the panel's products; None where the bench does not say when it was."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            known = from_arrays({name: stored[name] for name in stored.files})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UnusableData(f"{path} cannot be read ({error})") from error
+    if known.names != tuple(name.removeprefix(COVARIATE_PREFIX) for name in columns):
+        raise UnusableData(f"{path} speaks of {', '.join(known.names)}, {_PANEL} of {', '.join(columns)}")
+    return known.only(np.searchsorted(names, whole.product_ids))
+
+
+def _by_product(whole: Panel, names: Any, product: Any, column: Any, values: Any) -> npt.NDArray[np.float32]:
+    """(n, columns, values) in the order of the panel; NaN where the frame has no row."""
     place = {name: i for i, name in enumerate(whole.product_ids)}
     row = np.array([place.get(name, -1) for name in names])[product]
     kept = row >= 0
@@ -128,17 +155,22 @@ def _covariates(whole: Panel, names: Any, product: Any, column: Any, values: Any
 def write(bench: Bench, directory: Path) -> None:
     """The files that `load` reads; dates are the starts of steps, UTC, and hours and weekdays those of the bench's time zone."""
     directory.mkdir(parents=True, exist_ok=True)
-    demand = bench.panel.demand
-    product, column = np.nonzero(np.arange(bench.panel.columns) >= bench.panel.born[:, None])
-    streams = {
-        STREAM_PREFIX + name.removeprefix(STREAM_PREFIX): demand[product, column, 1 + k] for k, name in enumerate(bench.spec.streams)
-    }
-    if bench.panel.covariates is not None:
-        streams |= {name: bench.panel.covariates[product, column, k] for k, name in enumerate(bench.spec.covariates)}
-    ids = np.array(bench.panel.product_ids)[product]
-    pd.DataFrame({"unique_id": ids, "ds": bench.dates[column], "y": demand[product, column, 0], **streams}).to_parquet(
-        directory / _PANEL, index=False
-    )
+    panel = bench.panel
+    product, column = np.nonzero(np.arange(panel.columns) >= panel.born[:, None])
+    rows = panel.demand[product, column]
+    columns = {STREAM_PREFIX + name.removeprefix(STREAM_PREFIX): rows[:, 1 + k] for k, name in enumerate(bench.spec.streams)}
+    if panel.covariates is not None:
+        known = {COVARIATE_PREFIX + name.removeprefix(COVARIATE_PREFIX): k for k, name in enumerate(bench.spec.covariates)}
+        columns |= {name: panel.covariates[product, column, k] for name, k in known.items()}
+    gap = np.isnan(rows[:, 0])
+    if gap.any():
+        columns[_GAP] = gap
+    frame = {"unique_id": np.array(panel.product_ids)[product], "ds": bench.dates[column], "y": np.where(gap, 0, rows[:, 0]), **columns}
+    pd.DataFrame(frame).to_parquet(directory / _PANEL, index=False)
+    (directory / _KNOWN).unlink(missing_ok=True)
+    if panel.known is not None:
+        by_name = np.argsort(panel.product_ids)  # as `load` numbers them
+        np.savez_compressed(directory / _KNOWN, allow_pickle=False, **to_arrays(panel.known.only(by_name)))
     plan = {
         "cutoffs": [bench.dates[cutoff].isoformat() for cutoff in bench.cutoffs],
         "horizon": bench.horizon,
@@ -179,7 +211,7 @@ def earlier(bench: Bench, cutoffs: int = 3) -> Bench:
 
 
 def outcomes(bench: Bench) -> Floats:
-    """Demand after each cut-off, (cutoffs, products, horizon); NaN for products that are not born by it. Raises UnusableData."""
+    """Demand after each cut-off, (cutoffs, products, horizon); NaN in gaps, and for products that are not born by it. Raises UnusableData."""
     if bench.cutoffs[-1] + bench.horizon >= bench.panel.columns:
         raise UnusableData("the panel ends before the last cut-off's horizon: nothing to score against")
     after = [bench.panel.demand[:, cutoff + 1 : cutoff + 1 + bench.horizon, 0] for cutoff in bench.cutoffs]
@@ -188,9 +220,9 @@ def outcomes(bench: Bench) -> Floats:
 
 
 def score(bench: Bench, forecasts: BacktestForecasts) -> dict[str, float]:
-    """`metrics.table_row` over all products born by the cut-off; values that have no meaning for the bench are NaN."""
+    """`metrics.table_row` over all products born by the cut-off without a gap in the horizon; values that have no meaning for the bench are NaN."""
     truth = outcomes(bench)
-    known = np.isfinite(truth[..., 0])
+    known = np.isfinite(truth).all(axis=-1)
     of_each = {
         "naive": [_change(bench, cutoff, 1, 2) for cutoff in bench.cutoffs],
         "seasonal": [_change(bench, cutoff, bench.season, 1) for cutoff in bench.cutoffs],
@@ -203,7 +235,7 @@ def score(bench: Bench, forecasts: BacktestForecasts) -> dict[str, float]:
 
 def _change(bench: Bench, cutoff: int, lag: int, power: int) -> Floats:
     """Mean change from step to `lag`-th next step, absolute, to a power, since each product's first sale, (products,); 0 where there is none."""
-    history = bench.panel.demand[:, : cutoff + 1, 0].astype(np.float64)
+    history = np.nan_to_num(bench.panel.demand[:, : cutoff + 1, 0]).astype(np.float64)
     started = np.maximum.accumulate(history > 0, axis=1)[:, : max(cutoff + 1 - lag, 0)]
     changes = np.abs(history[:, lag:] - history[:, : started.shape[1]]) ** power * started
     return np.asarray(changes.sum(axis=1) / np.maximum(started.sum(axis=1), 1))
@@ -212,7 +244,7 @@ def _change(bench: Bench, cutoff: int, lag: int, power: int) -> Floats:
 def recent_units(bench: Bench, cutoff: int) -> Floats:
     """Demand of the newest 28 days or four seasons, whichever is longer, up to a cut-off, (products,)."""
     steps = max(28 * DAY_MS // bench.spec.step_ms, 4 * bench.season)
-    return np.asarray(bench.panel.demand[:, max(cutoff + 1 - steps, 0) : cutoff + 1, 0].sum(axis=1, dtype=np.float64))
+    return np.asarray(np.nansum(bench.panel.demand[:, max(cutoff + 1 - steps, 0) : cutoff + 1, 0], axis=1, dtype=np.float64))
 
 
 def volume_classes(bench: Bench) -> npt.NDArray[np.int64]:

@@ -99,4 +99,5 @@ class _Network:
                 rows = wanted[self._bench.cutoffs.index(column)]
                 found.append(self._decode(seen, np.ascontiguousarray(state[:, :hidden]), rows, encoded.scale[:, here]))
         quantiles = np.maximum(np.stack(found), 0)[:, :, : self._bench.horizon]
-        return metrics.mwql(truth, {level: quantiles[..., levels.index(level)] for level in metrics.SCORED_LEVELS})
+        known = np.isfinite(truth)
+        return metrics.mwql(truth[known], {level: quantiles[known][:, levels.index(level)] for level in metrics.SCORED_LEVELS})

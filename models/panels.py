@@ -10,10 +10,12 @@ from typing import Any, Final
 import numpy as np
 
 from models.dataset import Panel, Parts, UnusableData
+from models.known_arrays import from_arrays, to_arrays
 
 _FACTS: Final = "facts"  # name of the array that holds the JSON
 _ARRAYS: Final = ("born", "demand", "covariates", "stock")
 _PARTS: Final = ("product", "part", "units")
+_KNOWN: Final = "known."  # before the names of its arrays
 
 
 def save(panel: Panel, path: Path) -> None:
@@ -23,6 +25,8 @@ def save(panel: Panel, path: Path) -> None:
     if panel.parts is not None:
         arrays |= {f"parts.{name}": getattr(panel.parts, name) for name in _PARTS}
         names["per_step"] = panel.parts.per_step
+    if panel.known is not None:
+        arrays |= {_KNOWN + name: values for name, values in to_arrays(panel.known).items()}
     facts = json.dumps(names).encode()
     unfinished = path.with_suffix(".unfinished")
     with unfinished.open("wb") as file:
@@ -39,8 +43,12 @@ def load(path: Path) -> Panel:
             arrays = {name: stored[name] for name in stored.files}
         facts = json.loads(arrays.pop(_FACTS).tobytes())
         of_parts = [arrays.pop(f"parts.{name}", None) for name in _PARTS]
+        of_known = {name: arrays.pop(name) for name in list(arrays) if name.startswith(_KNOWN)}
+        known = from_arrays({name.removeprefix(_KNOWN): values for name, values in of_known.items()}) if of_known else None
         parts = Parts(int(facts["per_step"]), *of_parts) if "per_step" in facts else None
-        return Panel(tuple(facts["product_ids"]), int(facts["first_step"]), timezone=str(facts["timezone"]), parts=parts, **arrays)
+        return Panel(
+            tuple(facts["product_ids"]), int(facts["first_step"]), timezone=str(facts["timezone"]), parts=parts, known=known, **arrays
+        )
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UnusableData(f"{path} cannot be read ({error})") from error
 

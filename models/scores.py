@@ -44,7 +44,7 @@ def calibration(bench: Bench, forecasts: BacktestForecasts) -> dict[str, tuple[C
 def sums(bench: Bench, forecasts: BacktestForecasts) -> dict[int, dict[str, float]]:
     """By lead time in steps, of those that were forecast: `MWQL` of the sums, `cov80`, and the `pinball` loss per level, in units.
 
-    Cut-offs whose lead time ends beyond the panel do not count.
+    Cut-offs whose lead time ends beyond the panel do not count, nor do products with a gap in it.
     """
     found = {}
     for steps, quantiles in sorted(forecasts.sums.items()):
@@ -53,7 +53,7 @@ def sums(bench: Bench, forecasts: BacktestForecasts) -> dict[int, dict[str, floa
         truth = np.stack(
             [bench.panel.demand[:, cutoff + 1 : cutoff + 1 + steps, 0].sum(axis=1, dtype=np.float64) for cutoff in bench.cutoffs]
         )
-        known = born & ends[:, None]
+        known = born & ends[:, None] & np.isfinite(truth)
         if not known.any():
             continue
         demand, asked = truth[known], {level: values[known] for level, values in quantiles.items()}

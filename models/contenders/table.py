@@ -78,16 +78,18 @@ class Known:
         values = panel.demand[chosen, : origin + 1].astype(np.float64)
         unborn = np.arange(origin + 1) < panel.born[chosen, None]
         born = np.searchsorted(panel.born, np.arange(origin + 1), side="right")
-        shop = panel.demand[:, : origin + 1, 0].sum(axis=0, dtype=np.float64) / np.maximum(born, 1)
+        shop = np.nansum(panel.demand[:, : origin + 1, 0], axis=0, dtype=np.float64) / np.maximum(born, 1)
         return cls(np.where(unborn, np.nan, values[..., 0]), values[..., 1:], shop, _covariates(bench, origin, chosen))
 
 
 def _covariates(bench: Bench, origin: int, products: npt.NDArray[np.int64]) -> F64:
-    if bench.panel.covariates is None:
+    """Of the origin and the steps ahead of it, as known then, (n, 1 + horizon, covariates)."""
+    panel = bench.panel
+    ahead = panel.ahead(products, np.full(len(products), origin), bench.horizon)
+    if panel.covariates is None or ahead is None:
         return np.zeros((len(products), 1 + bench.horizon, 0))
-    until_end = bench.panel.covariates[products, : origin + 1 + bench.horizon]
-    unknown = np.full((len(products), origin + 1 + bench.horizon - until_end.shape[1], until_end.shape[2]), np.nan, np.float32)
-    values = held(np.concatenate([until_end, unknown], axis=1), np.zeros((len(products), until_end.shape[2]), np.float32))
+    lived = panel.covariates[products, : origin + 1]
+    values = held(np.concatenate([lived, ahead], axis=1), np.zeros((len(products), lived.shape[2]), np.float32))
     return values[:, origin:].astype(np.float64)
 
 

@@ -31,7 +31,7 @@ class Study:
 
     @cached_property
     def truth(self) -> Floats:
-        """(cutoffs, products, horizon); NaN where not born."""
+        """(cutoffs, products, horizon); NaN where not born, and in gaps."""
         return outcomes(self.bench)
 
     @cached_property
@@ -137,7 +137,7 @@ class Study:
             part = self.known & (self.classes == index)[:, None]
             if not part.any():
                 continue
-            truth, whole = self.truth[part], part[..., 0]
+            truth, whole = self.truth[part], part.all(axis=-1)
             found[name] = {
                 "products": float((self.classes == index).sum()),
                 "most units": float(units[self.classes == index].max()),

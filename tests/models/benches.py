@@ -39,7 +39,7 @@ def write_bench(directory: Path, freq: str = "D", season: int = 7, steps: int = 
 
 
 def untrained(spec: FeatureSpec) -> Artefact:
-    sizes = Sizes(spec.n_encoder_inputs, spec.n_decoder_inputs, len(LEVELS))
+    sizes = Sizes(spec.n_encoder_inputs, spec.n_decoder_inputs, len(LEVELS), covariates=len(spec.covariates))
     profiles = tuple(np.ones(period, np.float32) for period in spec.periods)
     weights = initial(sizes, np.random.default_rng(1))
     return Artefact("test", spec, 14, 28, LEVELS, 64, 96, NowcastRule(), (0.5, 2.0), True, profiles, weights)
