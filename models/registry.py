@@ -234,12 +234,17 @@ class Registry:
         """The version that serves, if any does."""
         return next((version for version in self.versions(name) if version.serving), None)
 
-    def promote(self, candidate: Version, baselines: Sequence[str]) -> Verdict:
-        """Let a version serve. Changes nothing where the verdict has objections."""
+    def judged(self, candidate: Version, baselines: Sequence[str]) -> Verdict:
+        """What `promote` would say."""
+        return judge(candidate, self.serving(candidate.name), baselines)
+
+    def promote(self, candidate: Version, baselines: Sequence[str], others: Sequence[str] = ()) -> Verdict:
+        """Let a version serve. Changes nothing where the verdict has objections; `others`: of the caller's own, which are added."""
         serving = self.serving(candidate.name)
         if serving and serving.number == candidate.number:
             raise NotPromoted(f"{candidate.label} serves already")
         verdict = judge(candidate, serving, baselines)
+        verdict = replace(verdict, objections=(*verdict.objections, *others))
         if not verdict.objections:
             self._move(candidate.name, Move(self._clock_ms(), candidate.number, back=False))
         return verdict

@@ -15,6 +15,7 @@ from streaming.errors import UserError
 
 STATE: Final = "state.json"
 # What was read longer ago is not the newest any more: a run that stood still for so long is left, and another begun.
+# (One that is followed in shadow moves.)
 STALE_S: Final = 24 * 3600
 # Finished runs whose state is kept.
 KEPT_RUNS: Final = 20
@@ -29,6 +30,7 @@ class Run:
     directory: Path
     options: Mapping[str, Any]
     began_s: float
+    moved_s: float  # when it came further last
     stages: dict[str, Result] = field(default_factory=dict)  # those that are done
     finished: str | None = None  # how it ended
 
@@ -36,8 +38,13 @@ class Run:
         """The stage's result: that of an earlier start, or of `do`, which may have been begun before and must bear that."""
         if name not in self.stages:
             self.stages[name] = do()
-            self._save()
+            self.moved()
         return self.stages[name]
+
+    def moved(self) -> None:
+        """It has come further, if only within a stage."""
+        self.moved_s = time.time()
+        self._save()
 
     def finish(self, how: str) -> None:
         """Nothing of it is to be done any more; only its state is kept."""
@@ -50,7 +57,13 @@ class Run:
                 path.unlink()
 
     def _save(self) -> None:
-        document = {"options": self.options, "began_s": self.began_s, "stages": self.stages, "finished": self.finished}
+        document = {
+            "options": self.options,
+            "began_s": self.began_s,
+            "moved_s": self.moved_s,
+            "stages": self.stages,
+            "finished": self.finished,
+        }
         unfinished = self.directory / f".{STATE}"
         with unfinished.open("w", encoding="utf-8") as file:
             file.write(json.dumps(document, indent=1) + "\n")
@@ -63,7 +76,8 @@ class Run:
         """None where there is no state, or none that can be read."""
         try:
             document = json.loads((directory / STATE).read_text(encoding="utf-8"))
-            return cls(directory, document["options"], document["began_s"], document["stages"], document["finished"])
+            began_s, moved_s = document["began_s"], document["moved_s"]
+            return cls(directory, document["options"], began_s, moved_s, document["stages"], document["finished"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -91,7 +105,7 @@ def _unfinished(home: Path, options: Mapping[str, Any], now_s: float, say: Calla
         (old.directory / STATE).unlink()
         old.directory.rmdir()
     open_runs = [run for run in runs if not run.finished]
-    same = [run for run in open_runs if run.options == options and now_s - run.began_s < STALE_S]
+    same = [run for run in open_runs if run.options == options and now_s - run.moved_s < STALE_S]
     for left in [run for run in open_runs if run not in same[-1:]]:
         say(
             f"{left.directory.name} was left unfinished, {'with other options' if left.options != options else 'too long ago'}: it is given up"
@@ -105,7 +119,7 @@ def _unfinished(home: Path, options: Mapping[str, Any], now_s: float, say: Calla
 
 def _new(home: Path, options: Mapping[str, Any], now_s: float) -> Run:
     name = datetime.fromtimestamp(now_s, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    run = Run(home / name, dict(options), now_s)
+    run = Run(home / name, dict(options), now_s, now_s)
     run.directory.mkdir()
     run._save()
     return run

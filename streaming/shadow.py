@@ -51,6 +51,7 @@ log = structlog.stdlib.get_logger("trendcast")
 class FollowedShard:
     """One shard, as the challenger has followed it."""
 
+    since: int  # the step after which it was begun
     step: int  # last one that its products have consumed
     whole_from: int  # first day of which it sees everything
     followed: Followed
@@ -68,36 +69,40 @@ class FollowedShard:
 class Shadow:
     """Call `look` as often as you like: it follows every shard to its last closed step, and returns the scores of days that have ended."""
 
-    def __init__(self, settings: Settings, store: FeatureStore, model: Forecaster) -> None:
-        self._settings, self._store, self._model = settings, store, model
+    def __init__(self, settings: Settings, store: FeatureStore, model: Forecaster, *, remembers: bool = True) -> None:
+        """`remembers`: where the model served before, its factors rest on what came of its forecasts then, too."""
+        self._settings, self._store, self._model, self._remembers = settings, store, model, remembers
         self._per_step = settings.step_ms // settings.tile_ms
         self._name = ModelName(name=model.name, version=model.version)
         self._window = min(store.keep_steps, STEPS)
         self._ahead = KnownAhead(settings, store, model.spec.covariates)
-        self._shards: dict[int, FollowedShard] = {}
+        self.shards: dict[int, FollowedShard] = {}
         metrics.serve_model(model.name, model.version, metrics.CHALLENGER)
 
     async def look(self, number: int) -> list[ForecastScores]:
         """Follow one shard to what is closed by now."""
         closed = (await self._store.closed([number]))[number]
-        if closed is None:
-            return []
-        shard = self._shards.get(number)
+        return [] if closed is None else await self.follow(number, closed)
+
+    async def follow(self, number: int, closed: int, through: int | None = None) -> list[ForecastScores]:
+        """Follow one shard, of which `closed` is the last closed step; no further than `through`."""
+        shard = self.shards.get(number)
         if shard is None or closed - shard.step >= self._store.keep_steps:
             if shard is not None:
                 log.warning("shadow.left_behind", shard=number, step=shard.step, closed=closed)
-            shard = self._shards[number] = self._begun(closed)
+            shard = self.shards[number] = self._begun(closed)
             await self._meet(number, shard)
         scores: list[ForecastScores] = []
-        while shard.step < closed:
-            scores += await self._advance(number, shard, closed)
+        last = closed if through is None else min(closed, through)
+        while shard.step < last:
+            scores += await self._advance(number, shard, last)
         self._observe()
         return scores
 
     def _begun(self, closed: int) -> FollowedShard:
         model, step_ms = self._model, self._settings.step_ms
         nobody = Followed.none(model.feature_size, model.state_size, model.horizon, len(model.levels))
-        return FollowedShard(closed, first_whole_day(closed, model.horizon, step_ms), nobody)
+        return FollowedShard(closed, closed, first_whole_day(closed, model.horizon, step_ms), nobody)
 
     async def _advance(self, number: int, shard: FollowedShard, closed: int) -> list[ForecastScores]:
         """Some steps on, no further than factors are known."""
@@ -169,8 +174,9 @@ class Shadow:
         """What factors rest on: own outcomes, and of days that were not seen whole those that the store has of this model, if it ever served."""
         day = calibration.day_of(shard.step + 1, self._settings.step_ms)
         if shard.memory is None or day != shard.known_day:
-            stored = outcomes_by_day(await self._store.day_sums(number, self._model.version[:8]), self._model.levels)
-            shard.before = {each: found for each, found in stored.items() if each < shard.whole_from}
+            if self._remembers:
+                stored = outcomes_by_day(await self._store.day_sums(number, self._model.version[:8]), self._model.levels)
+                shard.before = {each: found for each, found in stored.items() if each < shard.whole_from}
             shard.by_day = {each: found for each, found in shard.by_day.items() if each >= day - LAG_DAYS - MEMORY_DAYS}
             lived = lived_by_day(await self._store.lived(number))
             shard.memory, shard.known_day = Memory(len(self._model.levels), shard.known, lived=lived, step_ms=self._settings.step_ms), day
@@ -182,12 +188,21 @@ class Shadow:
 
     def _observe(self) -> None:
         k, found = len(self._model.levels), Outcomes.none(len(self._model.levels))
-        for shard in self._shards.values():
+        for shard in self.shards.values():
             day = calibration.day_of(shard.step + 1, self._settings.step_ms)
             found += calibration.summed(shard.by_day, range(max(day - SCORED_DAYS, shard.whole_from), day), k)
         metrics.show_accuracy(accuracy(found, self._model.levels), self._model.levels, metrics.CHALLENGER)
-        metrics.FORECAST_LIVE.set(sum(len(shard.followed.names) for shard in self._shards.values()))
-        metrics.FORECAST_SHARDS.set(len(self._shards))
+        metrics.FORECAST_LIVE.set(sum(len(shard.followed.names) for shard in self.shards.values()))
+        metrics.FORECAST_SHARDS.set(len(self.shards))
+
+
+async def need_features(store: FeatureStore, settings: Settings, model: Forecaster, what: str) -> None:
+    """Raises UserError where the namespace keeps other features than the model's."""
+    if (held := await store.features_in_use()) != model.spec.hash:
+        raise UserError(
+            f"{what} wants features of specification {model.spec.hash}, namespace {settings.namespace!r} holds {held}: "
+            "only a model of the features that are kept can be followed in shadow"
+        )
 
 
 class ShadowWorker:
@@ -203,11 +218,7 @@ class ShadowWorker:
         self._store = await FeatureStore.open(s, create=False)
         self._health.met(STORE)
         model = await asyncio.to_thread(load_from, self._directory, s)
-        if (held := await self._store.features_in_use()) != model.spec.hash:
-            raise UserError(
-                f"the model in {self._directory} wants features of specification {model.spec.hash}, namespace {s.namespace!r} holds {held}: "
-                "only a model of the features that are kept can be followed in shadow"
-            )
+        await need_features(self._store, s, model, f"the model in {self._directory}")
         await asyncio.to_thread(model.warm_up)
         self._health.met(MODEL)
         self._shadow = Shadow(s, self._store, model)

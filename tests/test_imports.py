@@ -26,7 +26,7 @@ PURE = [
         for name in ("calls", "events", "facts", "keys", "measures", "rolling", "sharding", "tiles", "watermarks", "windows")
     ),
     *(f"models/{name}.py" for name in ("accuracy", "alerts", "alert_evidence", "alert_messages", "alert_policy", "calendar")),
-    *(f"models/{name}.py" for name in ("calibration", "cleaning", "drivers", "features", "known_future", "rewind")),
+    *(f"models/{name}.py" for name in ("calibration", "cleaning", "drivers", "features", "known_arrays", "known_future", "live", "rewind")),
     *(f"models/contenders/{name}.py" for name in ("simple", "spread", "table")),
     *(
         f"models/{name}.py"

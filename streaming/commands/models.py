@@ -172,7 +172,7 @@ class PointerMove:
             raise UserError(str(error)) from error
         pointer = ModelPointer(version.name, version.artefact, version.label, record.source(version))
         try:
-            held, now = asyncio.run(_looked(settings))
+            held, now = looked(settings)
         except UserError as error:
             return cls(settings, pointer, str(error), done=False)
         if spec.step_ms != settings.step_ms or held not in (None, spec.hash):
@@ -200,11 +200,15 @@ class PointerMove:
         )
 
 
-async def _looked(settings: "Settings") -> "tuple[str | None, ModelPointer | None]":
+def looked(settings: "Settings") -> "tuple[str | None, ModelPointer | None]":
+    """The features that the namespace keeps, and the model that was promoted there. Raises UserError where there is no such namespace to be seen."""
     from streaming.operators import opened
 
-    async with opened(settings) as store:
-        return await store.features_in_use(), await store.model()
+    async def look() -> "tuple[str | None, ModelPointer | None]":
+        async with opened(settings) as store:
+            return await store.features_in_use(), await store.model()
+
+    return asyncio.run(look())
 
 
 async def _pointed(settings: "Settings", pointer: "ModelPointer") -> None:

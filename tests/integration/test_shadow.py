@@ -80,7 +80,7 @@ async def test_the_serving_model_in_shadow_finds_what_it_finds_itself(
     shadow = Shadow(settings, store, model)
     live.scores += await shadow.look(0)
     await live.live(begins, 168, shadow, every=every)
-    found, stored = shadow._shards[0].by_day, await store.day_sums(0, model.version[:8])
+    found, stored = shadow.shards[0].by_day, await store.day_sums(0, model.version[:8])
     whole = range(DAY0 + -(-(begins + 24) // 24), DAY0 + 7)
     assert len(whole) >= 1
     for day in whole:
@@ -89,8 +89,8 @@ async def test_the_serving_model_in_shadow_finds_what_it_finds_itself(
     assert all(s.shadow for s in live.scores)
     by_day = {s.start: s for s in live.said()}
     assert [msgspec.structs.replace(s, shadow=False) for s in live.scores] == [by_day[s.start] for s in live.scores]
-    assert f"p{PRODUCTS - 2}" not in shadow._shards[0].followed.names
-    assert f"p{PRODUCTS - 1}" in shadow._shards[0].followed.names
+    assert f"p{PRODUCTS - 2}" not in shadow.shards[0].followed.names
+    assert f"p{PRODUCTS - 1}" in shadow.shards[0].followed.names
 
 
 async def test_old_products_scores_are_those_of_the_serving_model_but_for_rounding(
@@ -106,7 +106,7 @@ async def test_old_products_scores_are_those_of_the_serving_model_but_for_roundi
     await live.live(24 * 9, 24 * 12, shadow, every=6)
     stored = await again.day_sums(0, model.version[:8])
     day = DAY0 + 11
-    mine, theirs = shadow._shards[0].by_day[day], Outcomes.from_list(stored[day])
+    mine, theirs = shadow.shards[0].by_day[day], Outcomes.from_list(stored[day])
     assert mine.count.tolist() == theirs.count.tolist()
     assert mine.demand.tolist() == theirs.demand.tolist()
     np.testing.assert_allclose(mine.published.sum(axis=0), theirs.published.sum(axis=0), rtol=0.01)
@@ -152,7 +152,7 @@ async def test_a_restart_ends_where_it_would_have(store: FeatureStore, settings:
     before = len(live.scores)
     await live.live(70, 168, one, every=7)
     said = await other.look(0)
-    lasting, restarted = one._shards[0].followed, other._shards[0].followed
+    lasting, restarted = one.shards[0].followed, other.shards[0].followed
     order = [restarted.names.index(name) for name in lasting.names]
     np.testing.assert_array_equal(lasting.state, restarted.state[order])
     np.testing.assert_array_equal(lasting.features, restarted.features[order])

@@ -49,6 +49,17 @@ def test_other_options_and_old_data_begin_anew(tmp_path: Path, options: dict[str
     assert left.finished == "given up"
 
 
+def test_a_run_that_moves_does_not_grow_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Days in shadow are no standstill."""
+    monkeypatch.setattr("time.time", lambda: 1e9 + 3 * STALE_S)
+    with begun(tmp_path, {}, SAID.append, now_s=1e9) as run:
+        run.moved()
+    with begun(tmp_path, {}, SAID.append, now_s=1e9 + 4 * STALE_S - 1) as again:
+        assert again.directory == run.directory
+    with begun(tmp_path, {}, SAID.append, now_s=1e9 + 4 * STALE_S + 1) as later:
+        assert later.directory != run.directory
+
+
 def test_two_processes_do_not_share_a_place(tmp_path: Path) -> None:
     with begun(tmp_path, {}, SAID.append), pytest.raises(UserError, match="another process retrains"), begun(tmp_path, {}, SAID.append):
         pass
