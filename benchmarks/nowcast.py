@@ -29,7 +29,7 @@ from models.forecaster import Forecaster
 from models.nowcast import Forecasts
 from models.seasons import DAY_MS, HOUR_MS
 from models.train import train
-from streaming.commands.train import panels_of
+from streaming.commands.sources import Sources, panels_of
 
 STEPS: Final = {"day": DAY_MS, "hour": HOUR_MS}
 PRODUCTS: Final = {"day": 800, "hour": 300}
@@ -143,7 +143,7 @@ def main() -> None:
     figures: dict[str, Any] = {"machine": rig.machine()}
     for step in chosen.step:
         spec = FeatureSpec.for_step(STEPS[step], STREAMS)
-        panels, _ = panels_of([chosen.data], 0, [], spec, PRODUCTS[step], chosen.seed, Console(stderr=True))
+        panels, _ = panels_of(Sources([chosen.data]), spec, PRODUCTS[step], chosen.seed, Console(stderr=True))
         panel = next(iter(panels.values()))
         model = half_year(panel, step, chosen.iterations, chosen.seed, chosen.daily)
         rig.progress(f"rule of the first half: {model.nowcast}")

@@ -22,7 +22,7 @@ from models.dataset import Panel
 from models.features import F32, I64
 from models.forecaster import Forecaster
 from models.rebuild import rebuilt_state
-from streaming.commands.train import panels_of
+from streaming.commands.sources import Sources, panels_of
 
 DAYS: Final = 42
 KEPT: Final = (24, 48, 96, 192)  # steps; 192 are stored by default
@@ -87,9 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--products", type=int, default=1000)
     options = parser.parse_args(arguments)
     console = Console(width=160)
-    logs, simulated = ([options.data], 0) if options.data else ([], DAYS + 1)
+    sources = Sources([options.data]) if options.data else Sources(days=DAYS + 1)
     spec = artefact.read(rig.ROOT / "models" / "default").spec
-    panels, _ = panels_of(logs, simulated, [], spec, options.products, 1, console)
+    panels, _ = panels_of(sources, spec, options.products, 1, console)
     for source, panel in panels.items():
         model = Forecaster.load(rig.ROOT / "models" / "default", panel.timezone)
         model.warm_up()

@@ -1,4 +1,4 @@
-"""The shop's newest days from its topics, for training: the same decoding, judgement and tiles as ingest's, without Redis.
+"""The shop's newest days from its topics, for training, and what it knew ahead: the same decoding, judgement and tiles as ingest's, without Redis.
 
 Transactions that were aborted are not read; an order's `event_id` counts once within the namespace's deduplication window.
 """
@@ -18,7 +18,7 @@ from streaming.decode import decode_clicks, decode_orders
 from streaming.drain import drain, reading
 from streaming.errors import UserError
 from streaming.settings import DAY_MS, HOUR_MS, Settings
-from streaming.training_log import fold
+from streaming.training_log import CONTEXT, FACTS, Dated, changes, fold
 
 # A partition's newest record is among so many, unless nothing but aborted transactions came for long.
 TAIL_RECORDS: Final = 1_000
@@ -72,6 +72,33 @@ def newest_days(settings: Settings, days: int, spec: FeatureSpec, products: int,
     first = -(-log.since_ms // spec.step_ms) * per_step
     found = (_from(piece, first) for piece in pieces)
     return from_cells(found, spec, settings.timezone, end=log.through_ms // spec.step_ms, limit=products, per_step=per_step)
+
+
+def whole(settings: Settings, name: str, progress: Progress = lambda _: None) -> Iterator[tuple[Any, list[Any]]]:
+    """All that a topic holds now, some records at a time, those of a partition in order. Raises UserError."""
+    from kafka import TopicPartition
+
+    firsts = {TopicPartition(*place): at for place, at in topics.offsets(settings.kafka_bootstrap, (name,), "earliest").items()}
+    if not firsts:
+        raise UserError(f"there is no topic {name} in Kafka at {settings.kafka_bootstrap}")
+    with reading(settings, isolation_level="read_committed") as consumer:
+        ends = consumer.end_offsets(list(firsts))
+        total, done = max(sum(ends[tp] - firsts[tp] for tp in ends), 1), 0
+        for tp, records in drain(consumer, firsts, ends):
+            yield tp, records
+            done += len(records)
+            progress(min(done / total, 1.0))
+
+
+def said_ahead(settings: Settings, step_ms: int) -> list[Dated]:
+    """What the topics of what the shop knows ahead hold, as far as the settings name them. Of a compacted topic the oldest records may be gone."""
+    found: list[Dated] = []
+    for name, kind in ((settings.facts_topic, FACTS), (settings.context_topic, CONTEXT)):
+        watermarks: dict[Any, int] = {}
+        for tp, records in whole(settings, name) if name is not None else ():
+            some, watermarks[tp], _ = changes(records, kind, watermarks.get(tp), step_ms)
+            found += some
+    return found
 
 
 def _from(piece: Cells, first: int) -> Cells:

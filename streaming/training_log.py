@@ -1,7 +1,7 @@
 """From a log's records to the sums that ingest would store: the same decoding, watermarks and tiles, without Kafka and Redis."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, Self
 
 from feature_store.events import EventBatch
 from feature_store.facts import Entry, FactChange, Facts, context_field, encode, put
@@ -13,10 +13,12 @@ from streaming.columns import Record
 from streaming.contracts import WATERMARK
 from streaming.decode import decode_clicks, decode_orders
 from streaming.facts import Change, decode_context, decode_product_facts
+from streaming.rejections import Rejected
 
 _NAMES: Final = ("orders", "clickstream", "product-facts", "context")
 FACTS: Final = 2
-AHEAD: Final = (FACTS, 3)
+CONTEXT: Final = 3
+AHEAD: Final = (FACTS, CONTEXT)
 
 
 class Sent(Protocol):
@@ -60,7 +62,16 @@ class LogRules(Protocol):
     def currency(self) -> str | None: ...
 
 
-class _Record(NamedTuple):
+class Dated(NamedTuple):
+    """What changes of what a shop knows ahead, and the time from which on, epoch ms."""
+
+    effect_ms: int
+    change: Change
+
+
+class LoggedRecord(NamedTuple):
+    """A record as Kafka would hand it out."""
+
     topic: str
     partition: int
     offset: int
@@ -77,6 +88,15 @@ class Ahead:
         self._facts: dict[str, Facts] = {}
         self._context: dict[str, list[Entry]] = {}
 
+    @classmethod
+    def of(cls, said: Iterable[Dated]) -> Self:
+        """With what several sources have said, by the time from which it holds; what more than one of them says, once."""
+        ahead = cls()
+        in_order = sorted(said, key=lambda dated: dated.effect_ms)
+        for _, change in reversed(dict.fromkeys(reversed(in_order))):
+            ahead.take(change)
+        return ahead
+
     def take(self, change: Change) -> None:
         """One more change, in the order of the log."""
         if isinstance(change, FactChange):
@@ -90,6 +110,10 @@ class Ahead:
     @property
     def said_anything(self) -> bool:
         return bool(self._facts or self._context)
+
+    def known_from(self) -> dict[str, int]:
+        """The first step of which anything is known, of each product that something was said of."""
+        return {name: facts.versions[0].step for name, facts in self._facts.items()}
 
     def known(self, names: tuple[str, ...], step_ms: int, place: Place, product_ids: Sequence[str]) -> KnownFuture:
         """Covariates of these names, of products in this order."""
@@ -121,13 +145,16 @@ def cells(
             offsets[source] = first + len(sent.values)
             records = _records(sent, first)
             if sent.topic in AHEAD:
-                watermarks[source] = _take(records, sent.topic, watermarks.get(source), grid.step_ms, ahead)
+                found, watermarks[source], _ = changes(records, sent.topic, watermarks.get(source), grid.step_ms)
+                if ahead is not None:
+                    for _, change in found:
+                        ahead.take(change)
                 continue
             batch, _ = decode_clicks(records) if sent.topic else decode_orders(records, currency=rules.currency)
             if len(batch):
-                found, watermarks[source] = fold(batch, watermarks.get(source), rules, grid, parts)
-                if len(found.part):
-                    yield found
+                sums, watermarks[source] = fold(batch, watermarks.get(source), rules, grid, parts)
+                if len(sums.part):
+                    yield sums
         progress(piece.end_ms)
 
 
@@ -146,19 +173,18 @@ def fold(batch: EventBatch, watermark_ms: int | None, rules: LogRules, grid: Gri
     return Cells(batch.product_ids, product, part, sums), int(judged.watermark_ms[-1])
 
 
-def _take(records: Sequence[Record], topic: int, watermark_ms: int | None, step_ms: int, ahead: Ahead | None) -> int:
-    """Hand what records say to `ahead`; the source's watermark after them."""
-    notices, _ = decode_product_facts(records) if topic == FACTS else decode_context(records)
+def changes(records: Sequence[Record], topic: int, watermark_ms: int | None, step_ms: int) -> tuple[list[Dated], int, list[Rejected]]:
+    """What records of one source, of `FACTS` or `CONTEXT`, change, in their order; the source's watermark after them; and those that say nothing."""
+    notices, rejected = decode_product_facts(records) if topic == FACTS else decode_context(records)
     judged, effect_ms = judge_states(notices.batch, watermark_ms)
-    for change in notices.changes(effect_ms, step_ms) if ahead else ():
-        if change is not None and ahead is not None:
-            ahead.take(change)
-    return int(judged.watermark_ms[-1]) if len(notices.batch) else NO_WATERMARK if watermark_ms is None else watermark_ms
+    found = zip(effect_ms.tolist(), notices.changes(effect_ms, step_ms), strict=True)
+    after = int(judged.watermark_ms[-1]) if len(notices.batch) else NO_WATERMARK if watermark_ms is None else watermark_ms
+    return [Dated(at_ms, change) for at_ms, change in found if change is not None], after, rejected
 
 
-def _records(sent: Sent, first_offset: int) -> list[_Record]:
+def _records(sent: Sent, first_offset: int) -> list[LoggedRecord]:
     records = [
-        _Record(_NAMES[sent.topic], sent.partition, first_offset + i, timestamp, value, (), key)
+        LoggedRecord(_NAMES[sent.topic], sent.partition, first_offset + i, timestamp, value, (), key)
         for i, (value, timestamp, key) in enumerate(zip(sent.values, sent.timestamps_ms, sent.keys, strict=True))
     ]
     for i, declared in sent.heartbeats.items():

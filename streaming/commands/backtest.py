@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streaming.commands.recording import Iterations, RecipeFile, Seed, recipe_of, registry_if_any
-from streaming.commands.train import need_plots
+from streaming.commands.showing import need_plots, print_table, progress_bar
 from streaming.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,7 +66,6 @@ def backtest(
     console.print("loading TensorFlow …")
     from models import bench as benches
     from models.backtest import stream
-    from streaming.commands.train import print_table, progress_bar
 
     changes: list[Change] = []
     try:
@@ -109,7 +108,6 @@ def _trained(bench: "Bench", recipe: "Recipe", console: "Console", *, clean: boo
     from models import cleaning
     from models import train as training
     from streaming.commands.cleaning import print_changes
-    from streaming.commands.train import progress_bar
 
     known = bench.panel.until(bench.cutoffs[0] + 1)
     changes: list[Change] = []

@@ -5,7 +5,25 @@ from typing import Annotated
 
 import typer
 
-from streaming.commands.train import Exports, Logs, Products, Simulate, Step, StepLength, Streams, panels_of, spec_of
+from streaming.commands.sources import (
+    AheadOptions,
+    ContextFiles,
+    Country,
+    Covariates,
+    EventsFile,
+    Exports,
+    FactsFiles,
+    Logs,
+    Products,
+    Simulate,
+    Sources,
+    Step,
+    StepLength,
+    Streams,
+    Subdivision,
+    features_of,
+    panels_of,
+)
 from streaming.errors import UserError
 
 
@@ -15,13 +33,24 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory for panel.parquet and cutoffs.json.", file_okay=False)],
+    directory: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR", help="Directory for panel.parquet, cutoffs.json and, of what was known ahead, known.npz.", file_okay=False
+        ),
+    ],
     log: Logs = None,
     simulate: Simulate = 0,
     export: Exports = None,
     step: StepLength = Step.HOUR,
     streams: Streams = "orders,views,carts",
     products: Products = 800,
+    covariates: Covariates = "",
+    country: Country = None,
+    subdivision: Subdivision = None,
+    events: EventsFile = None,
+    facts: FactsFiles = None,
+    context: ContextFiles = None,
     test: Annotated[int, typer.Option(min=1, help="Newest days to be forecast.")] = 28,
     cutoffs: Annotated[int, typer.Option(min=1, help="Origins of forecasts, evenly spread over them.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Of the simulated shop and of a log's synthetic clicks.")] = 1,
@@ -33,10 +62,12 @@ def bench(
     from models.dataset import UnusableData
     from models.seasons import DAY_MS
 
-    spec = spec_of(step, streams, log, simulate, export)
+    spec = features_of(step, streams, covariates)
+    sources = Sources(log or (), simulate, export or (), AheadOptions(country, subdivision, events, (*(facts or ()),), (*(context or ()),)))
+    sources.check(spec.covariates)
     console = Console(stderr=True)
     try:
-        panels, _ = panels_of(log or [], simulate, export or [], spec, products, seed, console)
+        panels, _ = panels_of(sources, spec, products, seed, console)
         if len(panels) > 1:
             raise UserError("a bench is of one source; give --log, --simulate or --export once")
         (panel,) = panels.values()

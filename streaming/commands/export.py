@@ -1,4 +1,4 @@
-"""`trendcast export features OUT.parquet`, `trendcast export forecasts OUT.parquet`."""
+"""`trendcast export features OUT.parquet`, `forecasts OUT.parquet`, `facts OUT.jsonl` and `context OUT.jsonl`."""
 
 import asyncio
 import json
@@ -29,6 +29,8 @@ def register(app: typer.Typer) -> None:
 
     group.command("features")(export_features)
     group.command("forecasts")(export_forecasts)
+    group.command("facts")(export_facts)
+    group.command("context")(export_context)
     app.add_typer(group, name="export", rich_help_panel="Operators")
 
 
@@ -90,6 +92,38 @@ def export_forecasts(
     else:
         left_out = f"; {exported.unusable} left out, for their numbers are not finite" if exported.unusable else ""
         typer.echo(f"{exported.products} products' forecasts as of {moment_text(exported.as_of_ms)} written to {out}{left_out}")
+
+
+Lines = Annotated[Path, typer.Argument(metavar="OUT.jsonl", help="File to write; one that is there is replaced.", dir_okay=False)]
+
+
+def export_facts(out: Lines) -> None:
+    """Write what the topic of facts (TRENDCAST_FACTS_TOPIC) holds, a line of JSON for each record, with `at`, the time from which it holds.
+
+    Kafka keeps only the newest of a product's facts for long: files of every week, given to `--facts` together, know the older ones too.
+    """
+    from streaming.training_log import FACTS
+
+    _export_said(load_settings().facts_topic, "TRENDCAST_FACTS_TOPIC", FACTS, "products", out)
+
+
+def export_context(out: Lines) -> None:
+    """Write what the topic of series (TRENDCAST_CONTEXT_TOPIC) holds; the same."""
+    from streaming.training_log import CONTEXT
+
+    _export_said(load_settings().context_topic, "TRENDCAST_CONTEXT_TOPIC", CONTEXT, "series", out)
+
+
+def _export_said(topic: str | None, setting: str, kind: int, what: str, out: Path) -> None:
+    from streaming import said_files
+
+    if topic is None:
+        raise UserError(f"no such topic is read; name it in {setting}")
+    _need_folder(out)
+    with _progress() as update:
+        written = said_files.write(load_settings(), topic, kind, out, update)
+    unusable = f"; {written.rejected} records say nothing, and are left out" if written.rejected else ""
+    typer.echo(f"{written.lines} records of {written.named} {what} written to {out}{unusable}")
 
 
 def _need_folder(out: Path) -> None:

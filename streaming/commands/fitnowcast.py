@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from streaming.commands.train import Exports, Logs, Products, Simulate, panels_of
+from streaming.commands.sources import Exports, Logs, Products, Simulate, Sources, panels_of
 from streaming.errors import UserError
 
 
@@ -35,8 +35,8 @@ def fit_nowcast(
     from models.artefact import UnusableArtefact, read, write
     from models.seasons import DAY_MS
 
-    if not (log or simulate or export):
-        raise UserError("nothing to fit on; give --log FILE, --simulate DAYS or --export FILE")
+    sources = Sources(log or (), simulate, export or ())
+    sources.check(())
     try:
         model = read(directory)
     except UnusableArtefact as error:
@@ -44,7 +44,7 @@ def fit_nowcast(
     if model.spec.covariates:
         raise UserError(f"{model.name} knows {', '.join(model.spec.covariates)} ahead, which a log does not tell: train it anew")
     console = Console(stderr=True)
-    panels, _ = panels_of(log or [], simulate, export or [], model.spec, products, 1, console)
+    panels, _ = panels_of(sources, model.spec, products, 1, console)
     unknown = [name for name, panel in panels.items() if panel.parts is None]
     if unknown:
         raise UserError(f"{', '.join(unknown)} tells nothing of times within a step: give a log, or an export of shorter steps")

@@ -45,7 +45,7 @@ def test_a_simulated_shop_trains_a_model_that_is_listed(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ([], "nothing to learn from"),
+        ([], "nothing to read"),
         (["--simulate", "3", "--streams", "clicks"], "no stream clicks"),
         (["--simulate", "3", "--skip-rule", "nights"], "no rule nights; choose from adjustments"),
         (["--simulate", "3", "--adjustment-ids", "("], "no regular expression"),
@@ -89,9 +89,7 @@ def test_a_model_learns_anew_what_a_running_step_says_and_nothing_else(repositor
     assert (after.training, after.backtest) == (before.training, before.backtest)
 
 
-@pytest.mark.parametrize(
-    ("options", "says"), [([], "nothing to fit on"), (["--export", "steps.parquet"], "nothing of times within a step")]
-)
+@pytest.mark.parametrize(("options", "says"), [([], "nothing to read"), (["--export", "steps.parquet"], "nothing of times within a step")])
 def test_a_nowcast_that_cannot_be_fitted_says_why(
     options: list[str], says: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
