@@ -18,6 +18,7 @@ COMMANDS: Final = (
     "check",
     "ingest",
     "forecast",
+    "gateway",
     "shadow",
     "simulate",
     "replay",

@@ -143,11 +143,11 @@ class Context(Struct, frozen=True, kw_only=True):
 
 
 class AlertFeedback(Struct, frozen=True, kw_only=True):
-    """What people say of an alert; key = alert_id."""
+    """What people say of an alert; key = alert_id. The newest message is all that is said; who changes a part repeats the others."""
 
     alert_id: Id
-    acknowledged_by: Id | None = None
-    acknowledged_at: TimeIn | None = None
+    acknowledged_by: Id | None = None  # a name; acknowledged or not is told by the time
+    acknowledged_at: TimeIn | None = None  # real time; None: nobody takes care of it
     verdict: bool | None = None  # whether the alert was right
     note: Text | None = None
 
@@ -456,6 +456,11 @@ def scores_headers(scores: ForecastScores, source: str) -> Headers:
     """CloudEvents headers of a day's scores; its id is the shard, the day and the model, and whether that was in shadow."""
     name = f"{scores.shard}/{scores.start}/{scores.model.version}{'/shadow' if scores.shadow else ''}"
     return cloud_event(ForecastScores, id=name, source=source, time_ms=scores.end)
+
+
+def feedback_headers(feedback: AlertFeedback, source: str, time_ms: int) -> Headers:
+    """CloudEvents headers of what somebody said of an alert at `time_ms`, real time; its id is the alert and that time."""
+    return cloud_event(AlertFeedback, id=f"{feedback.alert_id}/{time_ms}", source=source, time_ms=time_ms)
 
 
 def doorbell_headers(doorbell: Doorbell, source: str) -> Headers:

@@ -337,6 +337,29 @@ FORECAST_LOAD_FAILURES: Final = _counter(
 )
 
 
+# --- gateway ---
+GATEWAY_RECORDS: Final = _counter(
+    "trendcast_gateway_records_total",
+    "Records that the view was fed, by what became of them: applied, older (than what is known; heartbeats), unreadable.",
+    ("topic", "outcome"),
+)
+GATEWAY_APPLY_SECONDS: Final = _histogram(
+    "trendcast_gateway_apply_seconds", "Records of one partition into the view, at most 200 at a time.", CALL_SECONDS
+)
+GATEWAY_PRODUCTS: Final = _gauge("trendcast_gateway_view_products", "Products that the view knows a forecast of.")
+GATEWAY_ALERTS: Final = _gauge("trendcast_gateway_firing_alerts", "Alerts that fire.")
+GATEWAY_STREAMS: Final = _gauge("trendcast_gateway_open_streams", "Readers with an open stream.")
+GATEWAY_FRAMES: Final = _counter("trendcast_gateway_frames_total", "Frames handed to readers' connections, heartbeats included.")
+GATEWAY_MERGED: Final = _counter(
+    "trendcast_gateway_merged_changes_total",
+    "Changes that a reader is told by a newer value, because the one before had not been sent yet.",
+)
+GATEWAY_RESETS: Final = _counter(
+    "trendcast_gateway_resets_total",
+    "Readers that were told to begin with a new snapshot: their position is another process's, or too old.",
+)
+
+
 def forget_source(topic: str, partition: int) -> None:
     """Ends the series of an input partition that this process no longer owns, so that a stale lag does not page anybody."""
     for gauge in (INGEST_LAG_RECORDS, INGEST_LAG_SECONDS, INGEST_WATERMARK_LAG):

@@ -65,7 +65,9 @@ CHANNELS: Final = {
     "context": Channel(
         "context", Context, "the series", "receive", "Named series that are no product's. Compacted.", (_HEARTBEAT, _TOMBSTONE)
     ),
-    "alertFeedback": Channel("alert-feedback", AlertFeedback, "the alert", "receive", "What people say of alerts. Compacted."),
+    "alertFeedback": Channel(
+        _topic("feedback_topic"), AlertFeedback, "the alert", "receive", "What people say of alerts. Compacted.", (_TOMBSTONE,)
+    ),
     "productUpdates": Channel(
         "{namespace}-product-updates", Doorbell, "none: the partition is the shard", "send", "Doorbell from ingest to forecast workers."
     ),

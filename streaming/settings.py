@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     alerts_topic: str = Field("trend-alerts", description="topic of trend alerts")
     scores_topic: str = Field("forecast-scores", description="topic of what came of forecasts (compacted)")
     dead_letters_topic: str = Field("dead-letters", description="topic of rejected records")
+    feedback_topic: str = Field("alert-feedback", description="topic of what people say of alerts (compacted)")
 
     shards: int = Field(
         32, ge=1, le=1024, description="groups of products; also the partitions of the doorbell topic; fixed for a namespace"
@@ -114,6 +115,12 @@ class Settings(BaseSettings):
     instance_id: str | None = Field(None, description="static group membership: a name that survives a restart of this process")
     metrics_host: str = Field("127.0.0.1", description="address of /metrics, /healthz and /readyz")
     metrics_port: int = Field(0, ge=0, le=65535, description="port of /metrics, /healthz and /readyz; 0: any free one, which the log names")
+    gateway_host: str = Field("127.0.0.1", description="address of the gateway; any other than this machine's own needs a token")
+    gateway_port: int = Field(8080, ge=0, le=65535, description="port of the gateway; 0: any free one, which the log names")
+    gateway_token: SecretStr | None = Field(
+        None, description="what the gateway's readers must show; none: whoever reaches it may read and write"
+    )
+    gateway_token_file: Path | None = Field(None, description="a file that holds the gateway's token; wins over the token itself")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least severe level that is logged")
 
     @field_validator("timezone")
@@ -145,6 +152,13 @@ class Settings(BaseSettings):
         if self.redis_url_file is not None:
             return self.redis_url_file.read_text(encoding="utf-8").strip()
         return self.redis_url.get_secret_value()
+
+    @property
+    def gateway_secret(self) -> str | None:
+        """The gateway's token, from the secret file where one is named; None: no token."""
+        if self.gateway_token_file is not None:
+            return self.gateway_token_file.read_text(encoding="utf-8").strip() or None
+        return None if self.gateway_token is None else self.gateway_token.get_secret_value() or None
 
     @property
     def redis_address(self) -> str:

@@ -9,8 +9,6 @@ from typing import Any, Final, Literal
 from streaming.errors import UserError
 from streaming.settings import DAY_MS, HOUR_MS, Clock, Settings
 
-ALERT_FEEDBACK: Final = "alert-feedback"
-
 # Enough for six processes of a kind; more partitions than processes cost little, adding some later is allowed.
 PARTITIONS: Final = 6
 # A worker group that was down over a long weekend still finds everything it has not counted.
@@ -82,7 +80,7 @@ def plan(settings: Settings) -> list[TopicSpec]:
         TopicSpec(settings.forecasts_topic, PARTITIONS, _COMPACTED),
         TopicSpec(settings.scores_topic, 1, _COMPACTED),
         TopicSpec(settings.alerts_topic, PARTITIONS, {"cleanup.policy": "delete", "retention.ms": str(ALERT_RETENTION_MS)}),
-        TopicSpec(ALERT_FEEDBACK, PARTITIONS, _COMPACTED),
+        TopicSpec(settings.feedback_topic, PARTITIONS, _COMPACTED),
         TopicSpec(settings.dead_letters_topic, PARTITIONS, {"cleanup.policy": "delete", "retention.ms": str(DEAD_LETTER_RETENTION_MS)}),
     ]
 

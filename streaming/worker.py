@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import logging
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ import uvloop
 from redis.exceptions import RedisError
 
 from feature_store.calls import StoreRolledBack, StoreUnusable
+from streaming import logs
 from streaming.errors import UserError
 from streaming.health import Health, HealthServer
 from streaming.settings import Settings
@@ -56,47 +56,12 @@ class Worker(Protocol):
 MakeWorker = Callable[[Settings, BatchApp, Health], Worker]
 
 
-def configure_logging(level: str) -> None:
-    """One line an event on standard error: JSON, or plain text on a terminal. Libraries speak from warnings on."""
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    last: Any = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    render = [structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.format_exc_info, last]
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=render))
-    handler.addFilter(_is_news)
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
-    logging.getLogger("trendcast").setLevel(level.upper())
-    logging.getLogger("mode.timers").setLevel(logging.ERROR)  # complains of every timer that a busy machine delays
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Faust logs an error with its traceback at every service that it passes; ours is logged once, at the end.
-
-    Nor is it news that a thread of Faust's, which such an error has ended, cannot be told to end.
-    """
-    error = record.exc_info[1] if record.exc_info else None
-    ended = isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
-    return record.name == "trendcast" or not (ended or isinstance(error, _EXPECTED))
-
-
 def run_worker(settings: Settings, kind: str, make: MakeWorker, conditions: tuple[str, ...], *, consumes: bool = True) -> int:
     """Runs a worker until SIGTERM or SIGINT, and ends the process with status 0; returns 1 where it failed.
 
     `consumes`: it reads topics, as a member of its kind's consumer group; else it only sends. Raises UserError where something outside the program is wrong.
     """
-    configure_logging(settings.log_level)
+    logs.configure(settings.log_level, _EXPECTED)
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # a policy, because Faust's threads make their own loops
     # Not asyncio.run: it would wait for tasks of Faust's that swallow their cancellation.
     loop = asyncio.new_event_loop()

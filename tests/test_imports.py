@@ -11,12 +11,16 @@ ALLOWED = {
     "feature_store": set(),
     "models": {"feature_store"},
     "streaming": {"models", "feature_store"},
-    "streaming/commands": {"streaming", "models", "feature_store", "simulator"},
+    "streaming/commands": {"streaming", "models", "feature_store", "simulator", "gateway"},
     "streaming/training_log.py": {"streaming", "models", "feature_store", "simulator"},
     "simulator": {"streaming"},
+    "gateway": {"streaming"},
 }
-OURS = {"feature_store", "models", "streaming", "simulator", "tests", "benchmarks"}
-OF_STREAMING_FOR_SIMULATOR = {"streaming.contracts", "streaming.topics", "streaming.errors", "streaming.settings"}
+OURS = {"feature_store", "models", "streaming", "simulator", "gateway", "tests", "benchmarks"}
+OF_STREAMING = {"streaming.contracts", "streaming.topics", "streaming.errors", "streaming.settings"}
+# What these packages may know of streaming: contracts and topics, and nothing deeper. The gateway tells the shop's time too, and counts in the one list of
+# metrics.
+KNOWN_OF_STREAMING = {"simulator": OF_STREAMING, "gateway": {*OF_STREAMING, "streaming.clock", "streaming.metrics"}}
 # `check` looks at a Redis that may not be usable as a store; the embedded server is asked whether it is ready. Errors may be caught by name anywhere.
 REDIS_USERS = ("feature_store/store/", "streaming/commands/check.py", "simulator/embedded/redis.py")
 IMPURE = {"time", "os", "random", "socket", "asyncio", "subprocess", "redis", "aiokafka", "kafka", "faust", "threading"}
@@ -36,11 +40,12 @@ PURE = [
     *(f"simulator/{name}.py" for name in ("compare", "demand", "dirt", "encode", "events", "faults", "feed", "shop", "truth")),
     "simulator/demo/check.py",
     "simulator/demo/screen.py",
+    *(f"gateway/{name}.py" for name in ("access", "cover", "frames", "hub", "listing", "movers", "rows", "view")),
 ]
 
 
 def sources(repository: Path) -> Iterator[tuple[str, Path]]:
-    for package in ("feature_store", "models", "streaming", "simulator"):
+    for package in ("feature_store", "models", "streaming", "simulator", "gateway"):
         for path in sorted((repository / package).rglob("*.py")):
             yield str(path.relative_to(repository)), path
 
@@ -72,14 +77,15 @@ def test_imports_go_one_way(repository: Path) -> None:
     assert not wrong
 
 
-def test_the_simulator_knows_contracts_and_topics_and_nothing_deeper(repository: Path) -> None:
+@pytest.mark.parametrize("package", KNOWN_OF_STREAMING)
+def test_who_knows_contracts_and_topics_knows_nothing_deeper(repository: Path, package: str) -> None:
     wrong = [
         f"{name} imports {module}"
         for name, path in sources(repository)
-        if name.startswith("simulator/")
+        if name.startswith(f"{package}/")
         for module in imported(path)
         if module.startswith("streaming.")
-        and not any(module == known or module.startswith(f"{known}.") for known in OF_STREAMING_FOR_SIMULATOR)
+        and not any(module == known or module.startswith(f"{known}.") for known in KNOWN_OF_STREAMING[package])
     ]
     assert not wrong
 

@@ -10,7 +10,7 @@ from models.accuracy import Accuracy
 from streaming import metrics
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
-STAGES = ("worker", "ingest", "forecast", "deadletters")
+STAGES = ("worker", "ingest", "forecast", "deadletters", "gateway")
 # Units and unitless endings that a name may have; `_total` is put behind a counter's thing.
 ENDINGS = {
     "counter": ("_total",),
@@ -26,6 +26,7 @@ ENDINGS = {
         "_conditions",
         "_ratio",
         "_info",
+        "_streams",
     ),
     "histogram": ("_seconds", "_records", "_products", "_cells"),
 }
