@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTHON := # a Python to use instead of the first fitting one: make setup PYTHON=/path/to/python3.12
-DEBIAN_PACKAGES := redis-server docker-compose prometheus
+DEBIAN_PACKAGES := redis-server docker-compose prometheus chromium
 
 .PHONY: help setup demo test test-system lint
 

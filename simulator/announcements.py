@@ -19,6 +19,16 @@ WEATHER_HOURS: Final = 72
 PRICE_LIST_MS: Final = 4 * WEEK_MS
 # Of the shop's own products so many of ten keep count of their stock.
 COUNTED_OF_TEN: Final = 7
+# What a product is called, by its category and its number.
+NOUNS: Final = {
+    "garden": ("Watering can", "Pruning shears", "Hose", "Bird feeder", "Compost bin"),
+    "kitchen": ("Espresso grinder", "Cast-iron pan", "Kettle", "Chef's knife", "Milk frother"),
+    "toys": ("Wooden train", "Puzzle", "Plush otter", "Marble run", "Card game"),
+    "tools": ("Cordless drill", "Spirit level", "Socket set", "Hand saw", "Clamp"),
+    "books": ("Atlas", "Cookbook", "Detective novel", "Field guide", "Poetry"),
+    "sports": ("Running socks", "Yoga mat", "Climbing rope", "Swim goggles", "Dry bag"),
+}
+VARIANTS: Final = ("blue", "green", "white", "black", "large", "small", "set of 2")
 # Longest promotion and stock-out.
 _LONGEST_MS: Final = 8 * DAY_MS
 
@@ -39,6 +49,17 @@ def announcements(demand: Demand, start_ms: int, end_ms: int, *, first: bool) ->
     return sorted(found, key=lambda one: (one.send_ms, one.topic, one.key))
 
 
+def title(product: int, category: str) -> str:
+    """What the shop calls a product.
+
+    >>> title(0, "toys"), title(41, "toys")
+    ('Wooden train, blue', 'Puzzle, small 1')
+    """
+    nouns = NOUNS[category]
+    number, variant = divmod(product // len(nouns), len(VARIANTS))
+    return f"{nouns[product % len(nouns)]}, {VARIANTS[variant]}{f' {number}' if number else ''}"
+
+
 def _facts(demand: Demand, start_ms: int, end_ms: int, first: bool) -> Iterator[Announcement]:
     products = range(demand.config.products)
     moments = {(start_ms, product) for product in products} if first else set()
@@ -57,6 +78,7 @@ def _facts(demand: Demand, start_ms: int, end_ms: int, first: bool) -> Iterator[
         gone = any(out.product == product and out.start_ms - MINUTE_MS <= at_ms < out.end_ms + MINUTE_MS for out in empty)
         facts: dict[str, Any] = {
             "product_id": name,
+            "title": title(product, CATEGORIES[demand.category[product]]),
             "category": CATEGORIES[demand.category[product]],
             "unit_price": float(demand.list_cents((at_ms + MINUTE_MS) // HOUR_MS)[product]) / 100,
             "promotions": [
@@ -65,7 +87,7 @@ def _facts(demand: Demand, start_ms: int, end_ms: int, first: bool) -> Iterator[
                 if p.product == product and p.announced_ms <= at_ms < p.end_ms
             ],
             "lead_time_steps": int(demand.lead_hours[product]),
-            **({"stock": 0 if gone else 10, "stock_at": at_ms} if counted else {}),
+            **({"stock": 0 if gone else int(demand.shelf_units[product]), "stock_at": at_ms} if counted else {}),
         }
         yield Announcement(FACTS, name, at_ms, json.encode(facts))
 

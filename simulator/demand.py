@@ -168,6 +168,8 @@ class Demand:
         of_category = rng.standard_normal(len(CATEGORIES))[self.category]
         share = share * np.exp(config.category_spread * of_category) * (self.base_cents / 1_000) ** config.price_slope
         self.base: Floats = config.lines_per_hour * share / share.sum()  # (n,) order lines per hour
+        # What lies on the shelves: between half and three times the usual demand over the lead time.
+        self.shelf_units = np.ceil(self.base * (1 + self.extra_units) * self.lead_hours * rng.uniform(0.5, 3.0, n)) + 1  # (n,)
         self._outdoor = np.isin(self.category, [i for i, name in enumerate(CATEGORIES) if name in OUTDOOR])
         self._promotions_by_day: dict[int, list[Promotion]] = {}
         self._stock_outs_by_day: dict[int, list[StockOut]] = {}

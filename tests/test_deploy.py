@@ -20,7 +20,7 @@ from streaming import topics
 from streaming.cli import build
 from streaming.settings import Settings
 
-OURS = ("topics", "ingest", "forecast")
+OURS = ("topics", "ingest", "forecast", "gateway")
 # What depends on the machine's addresses and folders.
 NODE_ONLY = {"node.id", "process.roles", "listeners", "advertised.listeners", "controller.quorum.voters", "log.dirs"}
 
@@ -109,7 +109,8 @@ def test_prometheus_asks_the_workers_where_they_answer(compose: dict[str, Any], 
     jobs = yaml.safe_load((repository / "deploy" / "prometheus.yml").read_text(encoding="utf-8"))["scrape_configs"]
     asked = {name: lookup["port"] for job in jobs for lookup in job["dns_sd_configs"] for name in lookup["names"]}
     workers = {name: compose["services"][name]["environment"] for name in OURS if name != "topics"}
-    assert asked == {name: int(environment["TRENDCAST_METRICS_PORT"]) for name, environment in workers.items()}
+    port = {name: "TRENDCAST_GATEWAY_PORT" if name == "gateway" else "TRENDCAST_METRICS_PORT" for name in workers}
+    assert asked == {name: int(environment[port[name]]) for name, environment in workers.items()}
 
 
 def test_prometheus_finds_its_rules_where_they_are_mounted(compose: dict[str, Any], repository: Path) -> None:

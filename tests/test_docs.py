@@ -30,7 +30,7 @@ def test_the_readme_names_every_redis_key(repository: Path) -> None:
     "page",
     [
         *("README.md", "docs/adr/README.md", "docs/faults.md", "docs/model.md", "docs/training.md", "docs/promoting.md"),
-        *("docs/drift.md", "docs/retrain.md", "docs/operating.md", "docs/alerts.md", "benchmarks/README.md"),
+        *("docs/drift.md", "docs/retrain.md", "docs/operating.md", "docs/alerts.md", "docs/gateway.md", "benchmarks/README.md"),
     ],
 )
 def test_links_lead_somewhere(repository: Path, page: str) -> None:

@@ -28,6 +28,7 @@ from simulator.demo.watch import Watcher
 from simulator.demo.workers import Samples, Worker, total
 from simulator.embedded import Stack
 from simulator.embedded.cache import state_dir
+from simulator.embedded.processes import Port
 from simulator.feed import Chunk, Feed
 from simulator.producer import Pace, Producer
 from simulator.replay import Replay, load
@@ -44,6 +45,8 @@ SHARDS: Final = 8
 WORKERS: Final = 2  # of each kind
 SHOWN_PRODUCTS: Final = 8
 LOOK_S: Final = 0.5
+# Where the dashboard is, unless another program has that port.
+GATEWAY_PORT: Final = 8080
 LINE_S: Final = 5.0  # between lines where the output is no terminal
 # Steps, and silent products, are kept for longer than anything in a demo lasts, so that all sums can be compared from the first event on.
 KEEP_MS: Final = 500 * DAY_MS
@@ -110,7 +113,8 @@ class Demo:
             "step_retention_ms": KEEP_MS,
             "evict_after_ms": KEEP_MS,
             **({"clock": Clock.LOG} if replay else scaled),
-            **({"timezone": "Europe/London", "currency": "GBP"} if replay else {}),
+            # Real logs say nothing of prices, stocks and categories.
+            **({"timezone": "Europe/London", "currency": "GBP"} if replay else {"facts_topic": "product-facts"}),
         }
         self._settings = Settings(**fields)
         self._environment = {**os.environ, **{f"TRENDCAST_{name.upper()}": str(value) for name, value in fields.items()}}
@@ -129,10 +133,13 @@ class Demo:
         s = self._settings
         topics.create(s)
         names = [(kind, f"{kind}-{n}") for kind in ("ingest", "forecast") for n in range(1, WORKERS + 1)]
-        with self._console.status("starting two ingest and two forecast workers (TensorFlow takes a few seconds) …"):
+        with self._console.status("starting two ingest and two forecast workers and a gateway (TensorFlow takes a few seconds) …"):
             self._workers = [Worker.start(kind, name, self._directory, self._environment) for kind, name in names]
+            gateway = Worker.start("gateway", "gateway", self._directory, self._environment, _port(GATEWAY_PORT))
+            self._workers.append(gateway)
             for worker in self._workers:
                 await asyncio.to_thread(worker.wait_until_ready)
+        self._console.print(f"dashboard: [bold]http://127.0.0.1:{gateway.port.number}/[/]")
         stop = stop_on_signals()
         async with (
             Watcher(s.kafka_bootstrap, s.forecasts_topic, s.alerts_topic) as watcher,
@@ -358,6 +365,14 @@ class Demo:
         fresh = watcher.percentiles(watcher.freshness_ms)
         if fresh is not None:
             self._console.print(f"freshness (event sent → forecast received): p50 {fresh[0]:.0f} ms, p99 {fresh[1]:.0f} ms")
+
+
+def _port(wanted: int) -> Port:
+    """That port, or any free one where another program has it."""
+    try:
+        return Port(wanted)
+    except UserError:
+        return Port()
 
 
 def _records(samples: list[Samples], outcome: str) -> float:

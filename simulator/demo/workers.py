@@ -24,7 +24,7 @@ Samples = dict[str, float]  # metric name and labels as exposed → value
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One running `trendcast ingest` or `trendcast forecast`."""
+    """One running `trendcast ingest`, `forecast` or `gateway`."""
 
     name: str
     server: Server
@@ -32,12 +32,13 @@ class Worker:
     log: Path
 
     @classmethod
-    def start(cls, kind: str, name: str, directory: Path, environment: Mapping[str, str]) -> Self:
-        """Start it; its output goes to a log file in `directory`."""
-        port = Port()
+    def start(cls, kind: str, name: str, directory: Path, environment: Mapping[str, str], port: Port | None = None) -> Self:
+        """Start it; its output goes to a log file in `directory`. It answers on any free port, unless one is given."""
+        port = port or Port()
         log = directory / f"{name}.log"
         command = [sys.executable, "-m", "streaming.cli", kind]
-        env = {**environment, "TRENDCAST_METRICS_PORT": str(port.number)}
+        # The gateway serves metrics and health beside its page.
+        env = {**environment, **dict.fromkeys(("TRENDCAST_METRICS_PORT", "TRENDCAST_GATEWAY_PORT"), str(port.number))}
         return cls(name, Server.start(command, log, env=env), port, log)
 
     def wait_until_ready(self) -> None:

@@ -27,7 +27,7 @@ def demo(
     clicks: Annotated[float, typer.Option(min=0, help="Synthetic clicks for real orders, as a multiple of Taobao's ratios.")] = 0.1,
     seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same shop.")] = 0,
 ) -> None:
-    """Show all of it on this machine: Kafka, Redis, a shop, two ingest and two forecast workers, and a live view.
+    """Show all of it on this machine: Kafka, Redis, a shop, two ingest and two forecast workers, the dashboard, and a live view.
 
     Ends with a summary; exit status 1 if what was counted differs from what is true, product by product.
     """

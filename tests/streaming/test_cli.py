@@ -24,7 +24,7 @@ def trendcast(*arguments: str, **settings: str) -> "subprocess.CompletedProcess[
 def test_help_names_every_command() -> None:
     told = trendcast("--help")
     assert told.returncode == 0
-    for command in ("up", "down", "status", "topics", "check", "schemas", "train", "bench", "backtest", "tune", "models"):
+    for command in ("up", "down", "status", "topics", "check", "gateway", "schemas", "train", "bench", "backtest", "tune", "models"):
         assert f" {command} " in told.stdout
 
 

@@ -6,7 +6,8 @@ import logging
 import pytest
 
 from streaming.errors import UserError
-from streaming.worker import _is_news, first_end
+from streaming.logs import _is_news
+from streaming.worker import first_end
 
 
 async def test_a_part_that_misses_its_cancellation_is_cancelled_again() -> None:
@@ -49,4 +50,4 @@ async def test_what_the_first_part_raised_is_raised_once_the_others_have_ended()
 )
 def test_what_is_told_anyway_has_no_traceback(error: Exception, is_news: bool) -> None:
     record = logging.LogRecord("mode", logging.ERROR, "", 0, "Error while stopping child", None, (type(error), error, None))
-    assert _is_news(record) is is_news
+    assert _is_news((UserError,), record) is is_news
