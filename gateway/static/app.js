@@ -14,7 +14,7 @@ let stream = null, wanted = 0, painted = -Infinity, painting = 0, drawnBoard = n
 // ---- painting: live data waits for its turn, what a person did is shown at once
 
 function paint() {
-  painting ||= setTimeout(() => requestAnimationFrame(() => { painting = 0; painted = performance.now(); draw(); }), Math.max(0, painted + PAINT_MS - performance.now()));
+  painting ||= setTimeout(() => requestAnimationFrame(() => { draw(); painting = 0; painted = performance.now(); }), Math.max(0, painted + PAINT_MS - performance.now()));
 }
 function draw() {
   const now = Date.now();

@@ -23,12 +23,12 @@ function build(detail) {
   fan?.destroy();
   const range = h('select', { id: 'range' }, ...[[24, '24 h'], [48, '2 days'], [72, '3 days']].map(([steps, text]) => h('option', { value: steps, selected: steps === 72 }, text)));
   $('product').replaceChildren(back(),
-    h('header', {}, h('h1', { id: 'p-title' }), h('span', { class: 'tags', id: 'p-tags' }), h('span', { class: 'grow' }), h('label', {}, h('span', { class: 'vh' }, 'History shown'), range)),
+    h('header', {}, h('h2', { id: 'p-title' }), h('span', { class: 'tags', id: 'p-tags' }), h('span', { class: 'grow' }), h('label', {}, h('span', { class: 'vh' }, 'History shown'), range)),
     h('p', { class: 'meta', id: 'p-meta' }), h('p', { class: 'answer', id: 'p-answer' }),
     h('div', { class: 'key', 'aria-hidden': 'true' }, ...KEY.map(([name, text]) => h('span', {}, h('i', { class: name }), text))),
     h('div', { class: 'fan', id: 'fan' }), h('p', { class: 'readout', id: 'readout' }),
-    h('div', { class: 'two' }, h('section', {}, h('h2', {}, 'Demand until resupply, against stock'), h('div', { id: 'cover' })),
-      h('section', {}, h('h2', {}, 'Why'), h('div', { class: 'drivers', id: 'drivers' }))),
+    h('div', { class: 'two' }, h('section', {}, h('h3', {}, 'Demand until resupply, against stock'), h('div', { id: 'cover' })),
+      h('section', {}, h('h3', {}, 'Why'), h('div', { class: 'drivers', id: 'drivers' }))),
     h('details', { id: 'numbers' }, h('summary', {}, 'Show the numbers as a table'), h('p', { class: 'muted', id: 'p-model' }),
       h('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Numbers' }, h('table', {}, h('thead', {}, h('tr', {}, ...['From', 'Median', '50 %', '90 %'].map(text => h('th', { scope: 'col' }, text)))), h('tbody', { id: 'rows' })))));
   fan = new Fan($('fan'), $('readout'));

@@ -313,14 +313,14 @@ def test_all_of_it_by_keyboard(shop: Shop, open_page: Open) -> None:
     # What Tab reaches first, and that everything it reaches can be seen.
     page.evaluate("() => document.activeElement.blur()")
     reached = []
-    for _ in range(14):
+    for _ in range(20):
         page.keyboard.press("Tab")
         reached.append(
             page.evaluate(
                 "() => { const e = document.activeElement; return [e.id || e.className || e.tagName, e.matches(':focus-visible')]; }"
             )
         )
-    assert all(seen for _, seen in reached)
+    assert [name for name, seen in reached if not seen and name != "BODY"] == []  # the body: the browser's own turn
     assert {"q", "category", "pause", "theme"} <= {name for name, _ in reached}
 
 
