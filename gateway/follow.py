@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from gateway.service import Service
 from gateway.view import Outcome
-from streaming import metrics
+from streaming import metrics, topics
 from streaming.contracts import WATERMARK
 from streaming.errors import UserError
 
@@ -20,7 +20,6 @@ FETCH_WAIT_MS: Final = 100
 # How long one wait for records may take; the view is tended in between.
 POLL_MS: Final = 250
 TEND_S: Final = 2.0
-METADATA_S: Final = 10.0
 
 log = structlog.stdlib.get_logger("trendcast")
 
@@ -43,7 +42,7 @@ async def follow(service: Service) -> None:
     )
     try:
         await consumer.start()
-        partitions = await _partitions(consumer, names, settings.kafka_bootstrap)
+        partitions = await _partitions(names, settings.kafka_bootstrap)
         consumer.assign(partitions)
         await consumer.seek_to_beginning(*partitions)
         ends = await consumer.end_offsets(partitions)
@@ -53,18 +52,12 @@ async def follow(service: Service) -> None:
         await consumer.stop()
 
 
-async def _partitions(consumer: Any, names: Sequence[str], bootstrap: str) -> list[TopicPartition]:
-    deadline = time.monotonic() + METADATA_S
-    while True:
-        await consumer._client.force_metadata_update()
-        cluster = consumer._client.cluster
-        found = {name: cluster.partitions_for_topic(name) for name in names}
-        missing = [name for name, partitions in found.items() if not partitions]
-        if not missing:
-            return [TopicPartition(name, partition) for name, partitions in found.items() for partition in sorted(partitions)]
-        if time.monotonic() > deadline:
-            raise UserError(f"topics {', '.join(missing)} are not on {bootstrap}; create them with `trendcast topics create`")
-        await asyncio.sleep(0.2)
+async def _partitions(names: Sequence[str], bootstrap: str) -> list[TopicPartition]:
+    places = await asyncio.to_thread(topics.offsets, bootstrap, names, "earliest")
+    missing = sorted(set(names) - {topic for topic, _ in places})
+    if missing:
+        raise UserError(f"topics {', '.join(missing)} are not on {bootstrap}; create them with `trendcast topics create`")
+    return [TopicPartition(*place) for place in sorted(places)]
 
 
 async def _read(service: Service, consumer: Any, partitions: Sequence[TopicPartition], ends: dict[TopicPartition, int]) -> None:

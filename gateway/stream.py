@@ -13,7 +13,8 @@ from streaming import metrics
 
 # Browsers paint a frame when it comes: two a second is what eyes follow.
 FRAME_S: Final = 0.5
-HEARTBEAT_S: Final = 1.9
+# A frame without news, so that readers know that there are none: with FRAME_S less than two seconds after the one before.
+HEARTBEAT_S: Final = 1.4
 BOARD_S: Final = 2.0
 
 
@@ -50,7 +51,7 @@ async def events(service: Service, product: str | None, category: str | None, si
             await asyncio.sleep(FRAME_S)
             if not reader.dirty:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), max(min(HEARTBEAT_S, next_board - time.monotonic()), 0.0) or None)
+                    await asyncio.wait_for(woken.wait(), HEARTBEAT_S)
     finally:
         hub.remove(reader)
         metrics.GATEWAY_STREAMS.dec()

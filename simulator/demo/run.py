@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,14 +132,12 @@ class Demo:
     async def run(self) -> int:
         s = self._settings
         topics.create(s)
-        names = [(kind, f"{kind}-{n}") for kind in ("ingest", "forecast") for n in range(1, WORKERS + 1)]
-        with self._console.status("starting two ingest and two forecast workers and a gateway (TensorFlow takes a few seconds) …"):
-            self._workers = [Worker.start(kind, name, self._directory, self._environment) for kind, name in names]
-            gateway = Worker.start("gateway", "gateway", self._directory, self._environment, _port(GATEWAY_PORT))
-            self._workers.append(gateway)
-            for worker in self._workers:
-                await asyncio.to_thread(worker.wait_until_ready)
-        self._console.print(f"dashboard: [bold]http://127.0.0.1:{gateway.port.number}/[/]")
+        with self._console.status("starting a gateway, two forecast and two ingest workers (TensorFlow takes a few seconds) …"):
+            gateway = await self._started("gateway", [_port(GATEWAY_PORT)])
+            await self._started("forecast", [None] * WORKERS)
+            # Last, and the history follows at once: sources without a record for a minute go with the clock, past the history.
+            await self._started("ingest", [None] * WORKERS)
+        self._console.print(f"dashboard: [bold]http://127.0.0.1:{gateway[0].port.number}/[/]")
         stop = stop_on_signals()
         async with (
             Watcher(s.kafka_bootstrap, s.forecasts_topic, s.alerts_topic) as watcher,
@@ -157,6 +155,14 @@ class Demo:
             )
             shop = Shop(config, self._options.seed, rules=Rules.of(s))
             return await self._run_shop(shop, shop.feed(START_MS, partitions=partitions), sender, watcher, stop)
+
+    async def _started(self, kind: str, ports: Sequence[Port | None]) -> list[Worker]:
+        """A worker of this kind for each port (None: any), once they are ready."""
+        made = [Worker.start(kind, f"{kind}-{n}", self._directory, self._environment, port) for n, port in enumerate(ports, 1)]
+        self._workers += made
+        for worker in made:
+            await asyncio.to_thread(worker.wait_until_ready)
+        return made
 
     # ---- the simulated shop
 
