@@ -7,7 +7,7 @@ const HEIGHT = 170, LEFT = 40, RIGHT = 8, TOP = 16, BOTTOM = 20;
 export function coverChart({ forecast: f, cover, row }, width) {
   const at = (sum, level) => sum.quantiles[f.levels.indexOf(level)] ?? sum.mean;
   const sums = [{ steps: 0, mean: 0, quantiles: f.levels.map(() => 0) }, ...f.cumulative.toSorted((a, b) => a.steps - b.steps)];
-  const lead = row.lead_steps, far = Math.max(...sums.filter(sum => lead == null || sum.steps <= Math.max(lead * 2, sums[1].steps)).map(sum => sum.steps));
+  const lead = row.lead_steps, far = (sums.find(sum => sum.steps > (lead ?? 0)) ?? sums.at(-1)).steps;   // to the first sum beyond the lead time
   const used = sums.filter(sum => sum.steps <= far), highest = at(used.at(-1), .95), stock = cover?.stock;
   const top = Math.max(1, highest, Math.min(stock ?? 0, highest * 1.6)) * 1.08;
   const x = steps => LEFT + steps / far * (width - LEFT - RIGHT), y = v => HEIGHT - BOTTOM - Math.min(v, top) / top * (HEIGHT - TOP - BOTTOM);
