@@ -74,10 +74,11 @@ async def produce(bootstrap: str, name: str, products: int, rate: float, seconds
             await send("alerts", one.product_id, encode(alert(one.product_id, valid_until=2**45)))
         await producer.flush()
         print("ready", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)  # the others are ready, too
 
         async def look(value: float) -> None:
             changed = msgspec.structs.replace(shop[0], revision=(shop[0].revision[0], int(value)), running=_sold(shop[0], value))
-            await (await send("forecasts", LOOKED_AT, encode(changed)))
+            await (await send("forecasts", LOOKED_AT, encode(changed, finite=True)))
             confirmed.append((time.time() * 1000, value))
 
         begun, sent, looked = time.monotonic(), 0, 0
@@ -86,7 +87,7 @@ async def produce(bootstrap: str, name: str, products: int, rate: float, seconds
                 sent += 1
                 one = shop[1 + sent % (products - 1)]
                 changed = msgspec.structs.replace(one, revision=(one.revision[0], 1 + sent), running=_sold(one, float(sent % 97)))
-                await send("forecasts", one.product_id, encode(changed))
+                await send("forecasts", one.product_id, encode(changed, finite=True))
             if elapsed > looked * LOOK_EVERY_S:
                 looked += 1
                 task = asyncio.create_task(look(1_000.0 + looked))
@@ -165,9 +166,21 @@ def _percentile(values: Sequence[float], of: float) -> float:
 
 def child(*arguments: object) -> "subprocess.Popen[str]":
     """This program in another process."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.gateway", *map(str, arguments)], stdout=subprocess.PIPE, text=True, cwd=rig.ROOT
-    )
+    program = [sys.executable, "-m", "benchmarks.gateway", *map(str, arguments)]
+    return subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=rig.ROOT)
+
+
+def prepared(process: "subprocess.Popen[str]") -> None:
+    """Returns when the child has sent everything once."""
+    assert process.stdout is not None
+    process.stdout.readline()
+
+
+def go(process: "subprocess.Popen[str]") -> None:
+    """The child's time begins now."""
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
 
 
 def answered(process: "subprocess.Popen[str]") -> Any:
@@ -214,8 +227,8 @@ def begin(stack: Stack, folder: Path, name: str) -> Rig:
 def loaded(whole: Rig, chosen: argparse.Namespace) -> dict[str, Any]:
     """Many streams, some of them slow."""
     producing = child("produce", whole.bootstrap, whole.name, chosen.products, chosen.rate, SETTLE_S + chosen.seconds)
-    assert producing.stdout is not None
-    producing.stdout.readline()
+    prepared(producing)
+    go(producing)
     reading = child("read", whole.worker.port.number, chosen.streams - chosen.slow, chosen.slow, SETTLE_S + chosen.seconds)
     time.sleep(SETTLE_S)
     samples = [whole.sampled()]
@@ -243,15 +256,15 @@ def painted(whole: Rig, chosen: argparse.Namespace) -> dict[str, Any]:
     from playwright.sync_api import sync_playwright
 
     producing = child("produce", whole.bootstrap, whole.name, chosen.products, chosen.rate, SETTLE_S + chosen.painted)
-    assert producing.stdout is not None
-    producing.stdout.readline()
-    reading = child("read", whole.worker.port.number, chosen.readers, 0, SETTLE_S + chosen.painted)
+    prepared(producing)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-dev-shm-usage"])
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         page.goto(f"http://127.0.0.1:{whole.worker.port.number}/p/{LOOKED_AT}")
         page.wait_for_selector("body[data-conn=live] #p-meta")
         page.evaluate(PAINTED)
+        reading = child("read", whole.worker.port.number, chosen.readers, 0, SETTLE_S + chosen.painted)
+        go(producing)
         page.wait_for_timeout(SETTLE_S * 1000)
         from_ms = time.time() * 1000
         produced = answered(producing)
