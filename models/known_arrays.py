@@ -10,7 +10,7 @@ from models.known_future import FactColumns, KnownFuture, Place
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-_FACTS: Final = ("first", "key", "price", "stock", "lead_steps", "promotion_first", "promotions")
+_FACTS: Final = ("usual", "first", "key", "price", "stock", "lead_steps", "promotion_first", "promotions")
 
 
 class _Rest(msgspec.Struct):

@@ -183,13 +183,13 @@ async def test_a_member_that_comes_back_to_its_old_assignment_notices_partitions
     monkeypatch.setattr(transport, "OUTDATED_S", 0.5)
     static: dict[str, Any] = {"instance_id": "a", "session_timeout_ms": 60_000}  # nobody misses it meanwhile
     async with running(kafka, topic, Log(), **static) as app:
-        await polled(lambda: app.assigned() == {TP(topic, 0)})
+        await polled(lambda: app.marks.keys() == {TP(topic, 0)})
     admin = KafkaAdminClient(bootstrap_servers=kafka)
     admin.create_partitions({topic: NewPartitions(3)})
     admin.close()
     log = Log()
     async with running(kafka, topic, log, **static) as app:
-        await polled(lambda: len(app.assigned()) == 3)
+        await polled(lambda: len(app.marks) == 3)
         await send(kafka, topic, 10)
         await log.until(lambda: len(log.offsets) == 10)
 
