@@ -1,13 +1,14 @@
 """A shop that feeds one source into every shard, as the ingest worker would, and what an engine sends."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
 import numpy as np
 
 from feature_store.calls import Advance, ApplyCall
+from feature_store.facts import FactChange
 from feature_store.measures import N_MEASURES, ORDERS, UNITS
 from feature_store.store import FeatureStore
 from streaming.contracts import Forecast, TrendAlert
@@ -53,8 +54,8 @@ class Shop:
         self.store, self.shards = store, shards
         self.offset = offset  # that was counted before
 
-    async def orders(self, sold: dict[str, dict[int, int]], watermark_ms: int) -> None:
-        """`sold`: product → tile → orders of two units each."""
+    async def orders(self, sold: dict[str, dict[int, int]], watermark_ms: int, facts: Sequence[FactChange] = ()) -> None:
+        """`sold`: product → tile → orders of two units each; `facts`: what the shop says besides."""
         calls = []
         for shard in range(self.shards):
             mine = sorted(p for p in sold if sold[p] and int(p[1:]) % self.shards == shard)
@@ -72,6 +73,7 @@ class Shop:
                     cell_product=np.array([i for i, _, _ in cells], np.int64),
                     cell_tile=np.array([tile for _, tile, _ in cells], np.int64),
                     deltas=deltas,
+                    facts=[fact for fact in facts if int(fact.product[1:]) % self.shards == shard],
                 )
             )
         self.offset += 10

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from feature_store.calls import HEADER_BYTES, OwnerLost, ProductRecord
+from feature_store.facts import FactChange, Version
 from feature_store.store import FeatureStore
 from models.forecaster import Forecaster
 from streaming.contracts import Forecast
@@ -221,3 +222,36 @@ async def test_a_rise_fires_once_and_resolves(store: FeatureStore, settings: Set
     assert said[-1].status == "resolved"
     assert [a.sequence for a in said] == sorted({a.sequence for a in said})
     assert all(a.replay for a in said)
+
+
+def days(product: int, n: int) -> dict[int, int]:
+    """Sales from 8 to 22 o'clock, in each tile, of the first `n` hours: the model expects quiet nights, whatever a product sells in them."""
+    return {tile: orders for tile, orders in hours(product, 0, n, rate=24).items() if 8 <= tile // 12 % 24 < 22}
+
+
+async def test_a_stock_out_ends_a_drop_and_begins_none(store: FeatureStore, settings: Settings, model: Forecaster) -> None:
+    """Three products stop selling at noon. Of one the shop says hours later that nothing is left, of one at once, of one never.
+
+    sales        |************|            |
+    stock of p1  |            |     0      |
+    stock of p5  |            |0           |
+    """
+    sent, shop = Sent(), Shop(store, SHARDS)
+    engine = ForecastEngine(settings.model_copy(update={"facts_topic": "product-facts", "alerts_floor": 0.0}), store, model, sent.send)
+    await engine.assign(range(SHARDS))
+    silent, gone, now = START + 60, START + 64, START + 68
+    await shop.orders({f"p{p}": days(p, silent - START) for p in (1, 3, 5)}, silent * HOUR)
+    await settle(engine, store, SHARDS)
+    assert not sent.alerts()
+    facts = [FactChange("p1", Version(gone, stock=0), 1), FactChange("p5", Version(silent, stock=0), 1)]
+    await shop.orders({}, now * HOUR, facts)
+    await settle(engine, store, SHARDS)
+    explained, missing, never = ([alert for alert in sent.alerts() if alert.product_id == product] for product in ("p1", "p3", "p5"))
+    assert [alert.status for alert in explained] == [*["firing"] * (len(explained) - 1), "resolved"]
+    assert {(alert.kind, alert.alert_id) for alert in explained} == {("drop", explained[0].alert_id)}
+    assert silent * HOUR < explained[0].updated_at <= gone * HOUR
+    assert (explained[-1].reason, explained[-1].ends_at) == ("stock_out", gone * HOUR + TILE)  # the first tile in which it holds
+    assert explained[-1].drivers[0].name == "stock_out"
+    assert {(alert.kind, alert.status) for alert in missing} == {("drop", "firing")}
+    assert missing[-1].updated_at > (now - 1) * HOUR
+    assert never == []
