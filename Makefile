@@ -42,8 +42,9 @@ $(READY): requirements.txt pyproject.toml
 demo: setup
 	@$(BIN)/trendcast demo $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SPEED),--speed $(SPEED)) $(if $(DATA),--data "$(DATA)")
 
+# Each process starts servers of its own, and a file's tests stay together: they share them.
 test: setup
-	$(BIN)/python -m pytest -m "not system"
+	$(BIN)/python -m pytest -m "not system" --numprocesses logical --maxprocesses 4 --dist loadfile
 
 test-system: setup
 	@missing=; for package in $(DEBIAN_PACKAGES); do command -v $$package >/dev/null || missing="$$missing $$package"; done; \
