@@ -39,6 +39,9 @@ TICK_S: Final = 0.02
 LOOKED_AT: Final = "p00000"
 LOOK_EVERY_S: Final = 0.73
 FIRING: Final = 40
+# From product to product, so that those with an alert come evenly.
+STRIDE: Final = 7_919
+BATCH: Final = 120
 # A slow reader takes so much, a quarter of what it is sent.
 SLOW_BYTES_PER_S: Final = 2_000
 SETTLE_S: Final = 10.0
@@ -62,7 +65,7 @@ async def produce(bootstrap: str, name: str, products: int, rate: float, seconds
     shop = [varied(f"p{i:05}", rng, step_ms) for i in range(products)]
     confirmed: list[tuple[float, float]] = []
     waiting: set[asyncio.Task[None]] = set()
-    async with AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=2) as producer:
+    async with AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=2, max_batch_size=1 << 20) as producer:
 
         async def send(topic: str, key: str, value: bytes) -> Any:
             return await producer.send(f"{topic}-{name}", key=key.encode(), value=value)
@@ -83,11 +86,15 @@ async def produce(bootstrap: str, name: str, products: int, rate: float, seconds
 
         begun, sent, looked = time.monotonic(), 0, 0
         while (elapsed := time.monotonic() - begun) < seconds:
-            for _ in range(int(elapsed * rate) - sent):
-                sent += 1
-                one = shop[1 + sent % (products - 1)]
-                changed = msgspec.structs.replace(one, revision=(one.revision[0], 1 + sent), running=_sold(one, float(sent % 97)))
-                await send("forecasts", one.product_id, encode(changed, finite=True))
+            if (due := int(elapsed * rate) - sent) > 0:
+                builder = producer.create_batch()
+                for _ in range(min(due, BATCH)):
+                    sent += 1
+                    one = shop[1 + sent * STRIDE % (products - 1)]
+                    changed = msgspec.structs.replace(one, revision=(one.revision[0], 1 + sent), running=_sold(one, float(sent % 97)))
+                    builder.append(key=one.product_id.encode(), value=encode(changed, finite=True), timestamp=None)
+                builder.close()
+                await producer.send_batch(builder, f"forecasts-{name}", partition=sent % topics.PARTITIONS)
             if elapsed > looked * LOOK_EVERY_S:
                 looked += 1
                 task = asyncio.create_task(look(1_000.0 + looked))

@@ -7,14 +7,15 @@ import { drawProduct } from './product.js';
 import { SignedOut, openStream } from './stream.js';
 import { acknowledged, condition, earlier, newState, shortOnes, takeDetail, takeFrame, takeSnapshot, visible } from './store.js';
 
-const PAINT_MS = 500, SAY_MS = 10_000, WIDE = matchMedia('(min-width: 761px)');
+// Frames come every half second. A little less between two paints: were it more, paints would fall behind and frames wait.
+const PAINT_MS = 460, SAY_MS = 10_000, WIDE = matchMedia('(min-width: 761px)');
 const state = newState();
 let stream = null, wanted = 0, painted = -Infinity, painting = 0, drawnBoard = null;
 
 // ---- painting: live data waits for its turn, what a person did is shown at once
 
 function paint() {
-  painting ||= setTimeout(() => requestAnimationFrame(() => { draw(); painting = 0; painted = performance.now(); }), Math.max(0, painted + PAINT_MS - performance.now()));
+  painting ||= setTimeout(() => requestAnimationFrame(() => { painting = 0; painted = performance.now(); draw(); }), Math.max(0, painted + PAINT_MS - performance.now()));
 }
 function draw() {
   const now = Date.now();
