@@ -53,7 +53,7 @@ def title(product: int, category: str) -> str:
     """What the shop calls a product.
 
     >>> title(0, "toys"), title(41, "toys")
-    ('Wooden train, blue', 'Puzzle, small 1')
+    ('Wooden train, blue', 'Puzzle, green 1')
     """
     nouns = NOUNS[category]
     number, variant = divmod(product // len(nouns), len(VARIANTS))

@@ -12,7 +12,7 @@ from models.seasons import HOUR_MS
 from streaming.cli import build
 from streaming.errors import UserError
 
-WIDE = {"COLUMNS": "250"}
+WIDE = {"COLUMNS": "400"}
 
 
 def test_a_simulated_shop_trains_a_model_that_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
