@@ -7,8 +7,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from streaming.contracts import AlertFeedback, encode, feedback_headers
-from streaming.errors import UserError
 from streaming.settings import Settings
+from streaming.topics import no_broker
 
 
 class NotKept(Exception):
@@ -30,9 +30,7 @@ class Feedback:
             await self._kafka.start()
         except KafkaConnectionError as error:
             await self._kafka.stop()
-            raise UserError(
-                f"no Kafka broker answers at {self._bootstrap}; start one with `trendcast up`, or set TRENDCAST_KAFKA_BOOTSTRAP"
-            ) from error
+            raise no_broker(self._bootstrap, error) from error
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

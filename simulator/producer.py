@@ -16,6 +16,7 @@ from simulator.encode import Batch
 from simulator.feed import Chunk, Partitions
 from simulator.truth import Truth
 from streaming.errors import UserError
+from streaming.topics import no_broker
 
 # Per batch: large enough that its overhead vanishes, half of what brokers accept by default.
 BATCH_BYTES: Final = 512 * 1024
@@ -109,9 +110,7 @@ class Producer:
             await self._kafka.start()
         except KafkaConnectionError as error:
             await self._kafka.stop()
-            raise UserError(
-                f"no Kafka broker answers at {self._bootstrap}; start one with `trendcast up`, or set TRENDCAST_KAFKA_BOOTSTRAP"
-            ) from error
+            raise no_broker(self._bootstrap, error) from error
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -119,7 +119,12 @@ def _reach(bootstrap: str) -> None:
             reason = error
         else:
             return
-    raise UserError(f"no Kafka broker answers at {bootstrap} ({reason}); {_ADVICE}")
+    raise no_broker(bootstrap, reason)
+
+
+def no_broker(bootstrap: str, reason: Exception) -> UserError:
+    """What to tell the user of a client that found no broker."""
+    return UserError(f"no Kafka broker answers at {bootstrap} ({reason}); {_ADVICE}")
 
 
 def create(settings: Settings) -> list[str]:

@@ -2,13 +2,15 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from tests.gateway.running import Gateway, Shop, until
+from tests.gateway.conftest import gateway, lasting_shop, shop
+from tests.gateway.running import Gateway
+
+__all__ = ["gateway", "lasting_shop", "shop"]  # fixtures
 
 Open = Callable[..., Any]
 WIDE = {"width": 1440, "height": 900}
@@ -25,27 +27,6 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield browser
         browser.close()
-
-
-@pytest.fixture(scope="module")
-def lasting_shop(kafka: str) -> Iterator[Shop]:
-    shop = Shop(kafka)
-    yield shop
-    shop.close()
-
-
-@pytest.fixture(scope="module")
-def gateway(lasting_shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    with Gateway(lasting_shop, Path(tmp_path_factory.mktemp("gateway"))) as running:
-        yield running
-
-
-@pytest.fixture
-def shop(lasting_shop: Shop, gateway: Gateway) -> Iterator[Shop]:
-    """The gateway's shop, empty."""
-    yield lasting_shop
-    lasting_shop.clear()
-    until(lambda: not gateway.get("/overview")["alerts"] and not gateway.get("/products")["items"], "the shop is empty again")
 
 
 @pytest.fixture
